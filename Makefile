@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# replblock: make test, make demo. Everything else: make help.
+.PHONY: help setup test unit lint demo bench clean distclean
+
+PYTEST_ARGS ?=
+JOBS ?= 2
+
+help:
+	@echo 'make demo    two nodes on this machine: replicate, fail over, resynchronise'
+	@echo 'make test    lint, types and all tests'
+	@echo 'make unit    the tests alone; PYTEST_ARGS="tests/wire -k barrier" picks some'
+	@echo 'make bench   side by side with nbdkit and qemu-storage-daemon; BENCH_ARGS=--quick'
+	@echo 'make lint    ruff and mypy'
+	@echo 'make setup   what all of these do first: Debian packages, .venv (a no-op the second time)'
+	@echo 'make clean   remove caches and results; make distclean: .venv too'
+
+setup:
+	@tools/setup
+
+lint: setup
+	@tools/lint
+
+unit: setup
+	.venv/bin/python -m pytest -n $(JOBS) --dist worksteal --durations=15 --durations-min=1 $(PYTEST_ARGS)
+
+test: lint unit
+
+demo: setup
+	.venv/bin/replctl demo
+
+bench: setup
+	.venv/bin/python -m bench.run $(BENCH_ARGS)
+
+clean:
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis bench/results
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf .venv
