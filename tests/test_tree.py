@@ -13,7 +13,6 @@ ROOT = Path(__file__).resolve().parent.parent
 
 MAX_MODULE_LINES = 450
 NOT_OURS = {"__pycache__", "build", "dist", "results"}
-WITHOUT_LICENCE_LINE = {"LICENSE"}
 SPDX = "SPDX-License-Identifier: GPL-2.0-or-later"
 # Put together from pieces, so that this file does not contain them.
 FORBIDDEN = re.compile("|".join(map(re.escape, ("/wor" + "k/", "share" + "d/", "fact" + "s §", "/op" + "t/"))))
