@@ -74,7 +74,7 @@ class Protocol(NamedTuple):
     def unpack(cls, body: Buffer) -> Protocol:
         raw = body[PROTOCOL_BODY.size :]
         name = unpack_name(raw, "P_PROTOCOL", "data-integrity-alg") if raw else ""
-        return cls(*PROTOCOL_BODY.unpack_from(body), name)
+        return cls._make((*PROTOCOL_BODY.unpack_from(body), name))
 
 
 class SyncParam(NamedTuple):
@@ -146,7 +146,8 @@ class Sizes(NamedTuple):
     @classmethod
     def unpack(cls, body: Buffer) -> Sizes:
         tail = body[SIZES_BODY.size :]
-        return cls(*SIZES_BODY.unpack_from(body), Limits(*LIMITS_BODY.unpack_from(tail)) if tail else None)
+        limits = Limits(*LIMITS_BODY.unpack_from(tail)) if tail else None
+        return cls._make((*SIZES_BODY.unpack_from(body), limits))
 
 
 class Uuids(NamedTuple):

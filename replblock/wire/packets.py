@@ -45,7 +45,7 @@ BARRIER_ACK_PACKET_100: Final = struct.Struct(">IHHII4sI")
 
 
 class Data(NamedTuple):
-    """P_DATA, P_DATA_REPLY, P_RS_DATA_REPLY: what stands before [digest] and data; replies have no seq_num and flags."""
+    """P_DATA, P_DATA_REPLY, P_RS_DATA_REPLY: what stands before [digest] and data; replies leave two fields 0."""
 
     sector: int
     block_id: bytes
