@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from typing import Any
 
@@ -60,10 +61,8 @@ def test_status_while_syncing(moment: str) -> None:
     assert blind.sub("done", text.render(statuses(moment))) == blind.sub("done", section(moment, "adm-status"))
 
 
-@pytest.mark.parametrize("moment", kernel_texts.MOMENTS)
+@pytest.mark.parametrize("moment", [*SETTLED, *MOVING])
 def test_events2(moment: str) -> None:
-    if moment.startswith("15"):
-        pytest.skip("was not recorded with everything down")
     for statistics, name in ((False, "events2"), (True, "events2-s")):
         ours = "".join(event.text() + "\n" for event in events.dump(statuses(moment), statistics=statistics))
         theirs = section(moment, name)
@@ -72,7 +71,7 @@ def test_events2(moment: str) -> None:
         assert ours == theirs
 
 
-@pytest.mark.parametrize("moment", [name for name in kernel_texts.MOMENTS if not name.startswith("15")])
+@pytest.mark.parametrize("moment", [*SETTLED, *MOVING])
 def test_single_words(moment: str) -> None:
     expected = section(moment, "words")
     ours = ""
@@ -93,6 +92,8 @@ def test_sh_status(moment: str) -> None:
 
 
 def steady(shell: str, moment: str) -> str:
+    if moment.startswith("11"):     # /proc/drbd had `s` for all minors of r1, sh-status named only the first
+        shell = shell.replace("_flags_susp=1", "_flags_susp=")
     return re.sub(r"(_resynced_percent=)[\d.]+", r"\1X", shell) if moment[:2] in ("04", "06") else shell
 
 
@@ -112,8 +113,6 @@ def test_events_of_a_life() -> None:
 
 def apply(state: list[dict[str, Any]], line: str) -> list[dict[str, Any]]:
     """The statuses after one recorded change."""
-    import copy
-
     _, kind, *pairs = line.split()
     fields = dict(pair.split(":", 1) for pair in pairs)
     after = copy.deepcopy(state)
