@@ -60,7 +60,10 @@ METRICS: tuple[Metric, ...] = (
 def render(statuses: Iterable[Status]) -> str:
     """Every metric with its samples; metrics without samples are left out."""
     found: dict[str, list[Sample]] = {}
-    for sample in [Sample("replblock_info", {"schema": SCHEMA}, 1), *(s for status in statuses for s in samples(status))]:
+    everything = [Sample("replblock_info", {"schema": SCHEMA}, 1)]
+    for status in statuses:
+        everything += samples(status)
+    for sample in everything:
         found.setdefault(sample.metric, []).append(sample)
     lines = []
     for metric in METRICS:

@@ -44,7 +44,7 @@ def test_kernel_lines_of_a_large_target() -> None:
     lines = proc_lines("SyncTarget", syncing(3 << 20, 1 << 20, started_ms=0, now_ms=10_000, want_kib_s=1_234_567))
     assert lines == [
         "\t[============>.......] sync'ed: 66.7% (4096/12288)M",
-        "\tfinish: 0:00:05 speed: 838,860 (838,860) want: 1,234,567 K/sec",
+        "\tfinish: 0:00:04 speed: 838,860 (838,860) want: 1,234,567 K/sec",
     ]
 
 
