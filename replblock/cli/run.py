@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One invocation: who we are, which resources are meant, and their configuration (read only when it is needed)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+from replblock.cli.errors import CANNOT, REFUSED, USAGE, Stop, nearest
+from replblock.cli.verbs import ANY, NONE, RESOURCE, Verb
+
+if TYPE_CHECKING:
+    from replblock.conf import Configuration, NodeView, VolumeView
+
+SEARCHED = ("/etc/drbd-84.conf", "/etc/drbd-83.conf", "/etc/drbd-82.conf", "/etc/drbd-08.conf", "/etc/drbd.conf")
+"""Where drbdadm of DRBD 8.4 looks for its configuration, in this order."""
+RUN_DIR = "/run/replblock"
+
+
+class Target(NamedTuple):
+    """What a name on the command line means: a resource, or one volume of it."""
+
+    resource: str
+    volume: int | None = None
+
+    def __str__(self) -> str:
+        return self.resource if self.volume is None else f"{self.resource}/{self.volume}"
+
+
+class Run:
+    """The parsed command line plus everything looked up for it."""
+
+    def __init__(
+        self, program: str, verb: Verb, names: list[str], general: dict[str, str], options: dict[str, str]
+    ) -> None:
+        self.program = program
+        self.verb = verb
+        self.names = names
+        self.general = general
+        self.options = options
+        self.dry_run = "--dry-run" in general
+        self.verbose = "--verbose" in general
+        self.stacked = "--stacked" in general
+        self.variable = general.get("--sh-varname", "")
+        self.run_dir = os.environ.get("REPLBLOCK_RUN") or RUN_DIR
+        self._configuration: Configuration | None = None
+        self._views: dict[str, NodeView] | None = None
+
+    @property
+    def host(self) -> str:
+        """Name of this node: --host, REPLBLOCK_HOST, uname -n."""
+        return self.general.get("--host") or os.environ.get("REPLBLOCK_HOST") or os.uname().nodename
+
+    # ---- configuration
+
+    @property
+    def config_path(self) -> str:
+        """Absolute path of the configuration file. Raises Stop naming the places searched."""
+        named = self.general.get("--config-file")
+        if named == "-":
+            return named
+        if named:
+            if os.path.exists(named):
+                return os.path.abspath(named)
+            raise Stop(REFUSED, f"Can not open '{named}': no such file", "name the configuration with: -c FILE")
+        for path in SEARCHED:
+            if os.path.exists(path):
+                return path
+        raise Stop(
+            REFUSED,
+            f"no configuration found; searched: {', '.join(SEARCHED)}",
+            "write one (see drbd.conf.example) or name it with: -c FILE",
+        )
+
+    @property
+    def configuration(self) -> Configuration:
+        """The whole configuration. Raises Stop(10) with FILE:LINE: and what was expected."""
+        if self._configuration is None:
+            self._configuration = self._load(self.config_path)
+            tested = self.general.get("--config-to-test")
+            if tested:
+                self._load(tested)
+        return self._configuration
+
+    def _load(self, path: str) -> Configuration:
+        from replblock.conf import ConfigError, load
+
+        try:
+            if path == "-":
+                import sys
+
+                text = sys.stdin.read()
+                return load("STDIN", lambda name: text)
+            return load(path)
+        except ConfigError as error:
+            raise Stop(REFUSED, str(error)) from None
+        except OSError as error:
+            raise Stop(REFUSED, f"Can not open '{error.filename or path}': {error.strerror}") from None
+
+    @property
+    def views(self) -> dict[str, NodeView]:
+        """This node's view of every resource that has a section for it, in the order of the file."""
+        if self._views is None:
+            from replblock.conf import ConfigError
+
+            self._views = {}
+            for name, resource in self.configuration.resources.items():
+                if self.host not in resource.host_names:
+                    continue
+                try:
+                    self._views[name] = resource.view(self.host)
+                except ConfigError as error:
+                    raise Stop(REFUSED, str(error)) from None
+        return self._views
+
+    def view(self, name: str) -> NodeView:
+        """This node's view of one resource. Raises Stop(1) naming those that are known."""
+        if name in self.views:
+            return self.views[name]
+        first = f"'{name}' not defined in your config (for this host)."
+        resource = self.configuration.resources.get(name)
+        if resource is not None:
+            raise Stop(
+                USAGE,
+                first,
+                f"it is for {' and '.join(resource.host_names)}, and this node is {self.host};"
+                " be another with: --host NAME or REPLBLOCK_HOST",
+            )
+        known = list(self.views)
+        if known:
+            raise Stop(USAGE, first, f"known: {', '.join(known)}{nearest(name, known)}")
+        raise Stop(USAGE, first, self._nothing_here())
+
+    def _nothing_here(self) -> str:
+        hosts = {host for resource in self.configuration.resources.values() for host in resource.host_names}
+        named = f"its hosts are {', '.join(sorted(hosts))}" if hosts else "it holds no resource at all"
+        return f"{self.config_path} has no resource for node {self.host} ({named}); see: --host NAME, REPLBLOCK_HOST"
+
+    def volumes(self, target: Target) -> list[VolumeView]:
+        """The volumes that are meant, by number."""
+        volumes = self.view(target.resource).volumes
+        if target.volume is None:
+            return [volumes[number] for number in sorted(volumes)]
+        if target.volume not in volumes:
+            numbers = ", ".join(str(number) for number in sorted(volumes))
+            raise Stop(USAGE, f"'{target}' not defined in your config (for this host).", f"its volumes: {numbers}")
+        return [volumes[target.volume]]
+
+    # ---- what is meant
+
+    def is_up(self, resource: str) -> bool:
+        """True while an engine process serves the resource on this node."""
+        from replblock.engine.client import is_up
+
+        return is_up(self.run_dir, resource)
+
+    def targets(self) -> list[Target]:
+        """What the names on the command line mean. All of them are checked before anything is done."""
+        if self.verb.needs == NONE:
+            return [Target(name) for name in self.views]
+        if self.stacked:
+            raise Stop(USAGE, f"WARN: nothing stacked for this host ({self.host}), nothing to do in stacked mode!")
+        if not self.names and self.verb.needs != ANY:
+            known = " ".join(self.views) if os.path.exists(self._config_or_empty()) else ""
+            more = f"; known: {known} (or: all)" if known else ""
+            raise Stop(USAGE, f"No resource names specified{more}", f"see: replctl help {self.verb.name}")
+        if not self.names or "all" in self.names:
+            if not self.views:
+                raise Stop(
+                    USAGE, f"WARN: no normal resources defined for this host ({self.host})!?", self._nothing_here()
+                )
+            return [Target(name) for name in self.views]
+        return [self._target(name) for name in self.names]
+
+    def _config_or_empty(self) -> str:
+        try:
+            return self.config_path
+        except Stop:
+            return ""
+
+    def _target(self, word: str) -> Target:
+        name, slash, number = word.partition("/")
+        if self.verb.live and not slash and self.is_up(name):
+            return Target(name)  # a running resource answers even if the file is broken
+        if name and slash and number.isdigit():
+            target = Target(name, int(number))
+        elif word.startswith(("minor-", "/dev/")):
+            target = self._by_device(word)
+        else:
+            self.view(word)
+            return Target(word)
+        if self.verb.needs == RESOURCE or self.verb.needs == ANY:
+            raise Stop(
+                USAGE,
+                f"{self.verb.name} operates on whole resources, but you specified a specific volume!",
+                f"run: replctl {self.verb.name} {target.resource}",
+            )
+        self.volumes(target)
+        return target
+
+    def _by_device(self, word: str) -> Target:
+        for name, view in self.views.items():
+            for number, volume in view.volumes.items():
+                if word in (volume.device, f"minor-{volume.minor}", f"/dev/drbd{volume.minor}"):
+                    return Target(name, number)
+        raise Stop(USAGE, f"'{word}' not defined in your config (for this host).", f"known: {', '.join(self.views)}")
+
+    def each(self, act: Callable[[Target], int]) -> int:
+        """Do it for every target, the next even if one failed; the worst exit code."""
+        import sys
+
+        worst = 0
+        for target in self.targets():
+            try:
+                code = act(target)
+            except Stop as stop:
+                for line in stop.lines:
+                    print(line, file=sys.stderr)
+                code = stop.exit_code
+            worst = max(worst, code)
+        return worst
+
+    def program_path(self) -> str:
+        """How to call this program again, for commands that are printed or run later."""
+        import shutil
+        import sys
+
+        found = sys.argv[0] if "/" in sys.argv[0] else shutil.which(sys.argv[0]) or ""
+        if not found or not os.access(found, os.X_OK) or found.endswith(".py"):
+            beside = os.path.join(os.path.dirname(sys.executable), "replctl")
+            found = beside if os.access(beside, os.X_OK) else shutil.which("replctl") or "replctl"
+        return os.path.abspath(found) if "/" in found else found
+
+    def need_file(self) -> str:
+        """The configuration as a file that an engine can read again."""
+        if self.config_path == "-":
+            raise Stop(CANNOT, f"{self.verb.name}: the engine reads the configuration again, so -c - is not enough",
+                       "write it to a file and name that with: -c FILE")
+        return self.config_path
