@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the peer's P_STATE does to us: named outcomes, then one new state.
+
+Two steps, because the sync handshake stands between them: `peer_state()` says whether the report is to be ignored,
+ends a resync or verify, or is to be taken over (with or without handshake); `take_over()` makes the new state from
+the report and the handshake's result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import IntEnum
+from typing import NamedTuple
+
+from replblock.state.generations import JUST_CREATED, plain
+from replblock.state.names import Conn, Disk, Role
+from replblock.state.packed import State
+from replblock.state.transitions import Rules, check, check_connection, sanitize
+
+# Flags of P_UUIDS.
+UUIDS_DISCARD_MY_DATA, UUIDS_CRASHED_PRIMARY, UUIDS_INCONSISTENT, UUIDS_SKIP_INITIAL_SYNC = 1, 2, 4, 8
+SKIP_SYNC_SINCE_VERSION = 90
+
+
+class Action(IntEnum):
+    """What to do with the report."""
+
+    IGNORE = 0              # the connection is on its way down: drop the packet, and the connection with it
+    FINISH_RESYNC = 1       # the target says it has everything: finish if no bits are left; nothing else changes
+    FINISH_VERIFY = 2
+    TAKE_OVER = 3
+
+
+class Reaction(NamedTuple):
+    """The outcome of one P_STATE. With TAKE_OVER: peer_disk as it counts, whether to run the sync handshake first."""
+
+    action: Action
+    rule: str
+    peer_disk: Disk
+    handshake: bool = False
+    handshake_rule: str = ""
+
+
+def real_peer_disk(disk: Disk, uuid_flags: int) -> Disk:
+    """While the peer attaches (Negotiating), a flag of its P_UUIDS says what its disk is worth."""
+    if disk != Disk.NEGOTIATING:
+        return disk
+    return Disk.INCONSISTENT if uuid_flags & UUIDS_INCONSISTENT else Disk.CONSISTENT
+
+
+class ReportRule(NamedTuple):
+    """own state, report, real peer disk -> does it apply; what then; which disk counts (None: as reported)."""
+
+    name: str
+    when: Callable[[State, State, Disk], bool]
+    action: Action
+    counts_as: Disk | None
+    explain: str
+
+
+def _end_of_resync(own: State, report: State, disk: Disk) -> bool:
+    return (
+        own.pdsk in (Disk.INCONSISTENT, Disk.CONSISTENT)
+        and disk == Disk.UP_TO_DATE
+        and own.conn > Conn.CONNECTED
+        and own.disk == Disk.UP_TO_DATE
+    )
+
+
+REPORT_RULES: tuple[ReportRule, ...] = (
+    ReportRule("connection-going-down", lambda own, report, disk: own.conn <= Conn.TEAR_DOWN, Action.IGNORE, None,
+               "The connection is being closed: reports that still arrive change nothing."),
+    ReportRule("target-not-started",
+               lambda own, report, disk: _end_of_resync(own, report, disk)
+               and Conn.CONNECTED < report.conn < Conn.SYNC_SOURCE,
+               Action.TAKE_OVER, Disk.INCONSISTENT,
+               "The peer still prepares to be the target; that it calls itself UpToDate does not count yet."),
+    ReportRule("target-finished",
+               lambda own, report, disk: _end_of_resync(own, report, disk)
+               and own.conn >= Conn.SYNC_SOURCE and report.conn == Conn.CONNECTED,
+               Action.FINISH_RESYNC, None,
+               "The target reports the end of the resync: this node ends it too, if no bits are left."),
+    ReportRule("verify-finished",
+               lambda own, report, disk: own.conn == Conn.VERIFY_T and own.disk == Disk.UP_TO_DATE
+               and disk == Disk.UP_TO_DATE and report.conn == Conn.CONNECTED,
+               Action.FINISH_VERIFY, None,
+               "The peer reports the end of the online verify."),
+    ReportRule("late-inconsistent",
+               lambda own, report, disk: own.conn == Conn.CONNECTED and own.pdsk == Disk.UP_TO_DATE
+               and disk == Disk.INCONSISTENT and report.conn > Conn.SYNC_SOURCE,
+               Action.TAKE_OVER, Disk.UP_TO_DATE,
+               "The peer has not noticed yet that the resync is over: its Inconsistent is a late echo."),
+    ReportRule("peer-reports", lambda own, report, disk: True, Action.TAKE_OVER, None,
+               "The peer's role, disk and pause are taken over."),
+)
+
+
+class HandshakeRule(NamedTuple):
+    """When a report starts the sync handshake (both disks being at least Negotiating and P_UUIDS known)."""
+
+    name: str
+    when: Callable[[State, State, bool], bool]
+    explain: str
+
+
+HANDSHAKE_RULES: tuple[HandshakeRule, ...] = (
+    HandshakeRule("new-connection", lambda own, report, consider: own.conn < Conn.CONNECTED,
+                  "A new connection: the generations decide who has newer data."),
+    HandshakeRule("disk-newly-attached",
+                  lambda own, report, consider: own.conn == Conn.CONNECTED
+                  and Disk.NEGOTIATING in (own.disk, report.disk),
+                  "A disk was attached while connected: the generations decide what it needs."),
+    HandshakeRule("peer-was-forced", lambda own, report, consider: consider,
+                  "Both disks were Inconsistent and the peer was forced to Primary: its data counts now."),
+    HandshakeRule("resync-requested",
+                  lambda own, report, consider: own.conn == Conn.CONNECTED
+                  and Conn.STARTING_SYNC_S <= report.conn <= Conn.WF_BITMAP_T,
+                  "The peer has begun to prepare a resync."),
+)
+
+
+def peer_state(own: State, report: State, *, uuid_flags: int | None, consider_resync: bool = False) -> Reaction:
+    """First step. `report`: the peer's P_STATE in its own view; uuid_flags: of its P_UUIDS, None if none came."""
+    disk = real_peer_disk(report.disk, uuid_flags or 0)
+    row = next(r for r in REPORT_RULES if r.when(own, report, disk))
+    counts = disk if row.counts_as is None else row.counts_as
+    both_have_disks = own.disk >= Disk.NEGOTIATING and report.disk >= Disk.NEGOTIATING
+    if row.action != Action.TAKE_OVER or uuid_flags is None or not both_have_disks:
+        return Reaction(row.action, row.name, counts)
+    why = next((r.name for r in HANDSHAKE_RULES if r.when(own, report, consider_resync)), "")
+    return Reaction(row.action, row.name, counts, bool(why), why)
+
+
+class TakeOver(NamedTuple):
+    """Second step's result: the new state, or why the connection (or the attach) ends instead.
+
+    announce: send P_UUIDS and P_STATE, so that the peer runs its handshake too.
+    """
+
+    rule: str
+    state: State | None = None
+    announce: bool = False
+
+
+TAKE_OVER_OUTCOMES: dict[str, str] = {
+    "taken-over": "The peer's report became part of the state.",
+    "own-attach-aborted": "The handshake refused the disk this node was attaching: the attach fails, the connection "
+                          "stays.",
+    "peers-attach-aborted": "The handshake refused the disk the peer was attaching: it counts as diskless.",
+    "handshake-refused": "The handshake refused the connection: this node disconnects and stays StandAlone.",
+    "rebooted-peer-while-frozen": "I/O is frozen and the peer comes back only Consistent, so it was down: what is in "
+                                  "flight cannot simply be sent again; the connection is dropped and a new generation "
+                                  "made.",
+    "state-not-allowed": "The resulting state is against the rules of this node: it disconnects.",
+}
+
+
+def take_over(
+    own: State,
+    report: State,
+    reaction: Reaction,
+    rules: Rules,
+    handshake: Conn | None = None,
+    *,
+    new_uuid_pending: bool = False,
+) -> TakeOver:
+    """Second step. `handshake`: Decision.conn where the reaction asked for one (DISCONNECTING: refused).
+
+    new_uuid_pending: a Primary lost its peer while I/O was frozen and has not minted a generation yet.
+    The state comes sanitized; `own-attach-aborted` leaves it to the caller to fail the disk.
+    """
+    conn = Conn.CONNECTED if own.conn == Conn.WF_REPORT_PARAMS else own.conn
+    if report.conn == Conn.AHEAD:
+        conn = Conn.BEHIND
+    peer_disk, rule, disk = reaction.peer_disk, "taken-over", own.disk
+    if handshake is not None:
+        conn = handshake
+    if handshake == Conn.DISCONNECTING:
+        conn = Conn.CONNECTED
+        if own.disk == Disk.NEGOTIATING:
+            rule, disk = "own-attach-aborted", Disk.FAILED
+        elif report.disk == Disk.NEGOTIATING:
+            rule, peer_disk = "peers-attach-aborted", Disk.DISKLESS
+        else:
+            return TakeOver("handshake-refused")
+    if disk == Disk.NEGOTIATING and conn in (Conn.CONNECTED, Conn.WF_BITMAP_S) and rules.negotiated is not None:
+        disk = rules.negotiated[0]
+    fresh = own.conn < Conn.CONNECTED
+    if fresh and conn == Conn.CONNECTED and peer_disk == Disk.CONSISTENT and own.suspended and new_uuid_pending:
+        return TakeOver("rebooted-peer-while-frozen")
+    wanted = own._replace(
+        conn=conn, peer=report.role, disk=disk, pdsk=peer_disk, peer_isp=report.aftr_isp or report.user_isp
+    )
+    new = sanitize(own, wanted, rules)
+    soft = fresh and new.conn >= Conn.CONNECTED
+    if (check(own, new, rules) if soft else check_connection(own, new)) is not None:
+        return TakeOver("state-not-allowed")
+    announce = (
+        own.conn > Conn.WF_REPORT_PARAMS and new.conn > Conn.CONNECTED
+        and report.conn <= Conn.CONNECTED and report.disk != Disk.NEGOTIATING
+    )
+    return TakeOver(rule, new, announce)
+
+
+def considers_resync(old: State, new: State) -> bool:
+    """Did the peer just become Primary while both disks were Inconsistent? Then its next P_STATE starts a handshake."""
+    return (
+        old.disk == Disk.INCONSISTENT and old.pdsk == Disk.INCONSISTENT
+        and old.peer == Role.SECONDARY and new.peer == Role.PRIMARY
+    )
+
+
+def skips_initial_sync(own: State, my_current: int, uuid_flags: int, version: int) -> bool:
+    """May we take P_UUIDS as "both fresh disks are equal"? Then bitmap zeroed, its generation, both UpToDate."""
+    return (
+        own.conn == Conn.CONNECTED and plain(my_current) == JUST_CREATED
+        and version >= SKIP_SYNC_SINCE_VERSION and bool(uuid_flags & UUIDS_SKIP_INITIAL_SYNC)
+    )
+
+
+def lost_data_refusal(own: State, exposed: int, current: int) -> bool:
+    """A diskless Primary has shown data of generation `exposed` to its users: other data must not take its place.
+
+    True: refuse the connection to (or the attach of) a disk whose current generation is `current`.
+    """
+    serving = own.role == Role.PRIMARY and own.conn < Conn.CONNECTED and own.disk < Disk.INCONSISTENT
+    return serving and exposed != 0 and plain(exposed) != plain(current)

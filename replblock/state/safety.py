@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Rules on top of DRBD's tables: where following them could lose data, we do not.
+
+    the stale side is never the source while the other is UpToDate
+    nobody forgets a set bit: what is still marked is resynced where the direction is beyond doubt, else kept and told
+    two nodes that would both be target (or both source) do not guess
+
+A kernel peer follows DRBD's table, so towards it the only safe answers are DRBD's own and "no connection". A peer
+that runs these rules (`peer_obeys_safety`) reaches the mirror image of our answer from the same facts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from replblock.state.handshake import Course, Handshake, disks_override, rr_conflict, target_while_primary
+from replblock.state.names import Disk, Role
+
+STALE = (Disk.INCONSISTENT, Disk.OUTDATED)
+
+
+class SafetyRule(NamedTuple):
+    """Where it applies, it replaces DRBD's course. All rows are tried, in order, while nothing is refused."""
+
+    name: str
+    when: Callable[[Handshake, Course], bool]
+    then: Callable[[Handshake, Course], Course]
+    explain: str
+
+
+def _one_discards(h: Handshake) -> bool:
+    return h.peer_obeys_safety and h.discard_mine != h.discard_peers
+
+
+def _contradiction(h: Handshake, c: Course) -> bool:
+    return not h.verdict.mirrored
+
+
+def _resolve_contradiction(h: Handshake, c: Course) -> Course:
+    if disks_override(h):
+        return c.because("contradiction-full-sync")._replace(result=2 if c.result > 0 else -2)
+    if _one_discards(h):
+        return c.because("contradiction-resolved-by-order")._replace(
+            result=-2 if h.discard_mine else 2, split_brain=True, solved=True)
+    return c.refuse("contradictory-generations", "split-brain")._replace(split_brain=True)
+
+
+def _stale_source(h: Handshake, c: Course) -> bool:
+    i_am_stale_source = c.result > 0 and h.disk in STALE and h.peer_disk == Disk.UP_TO_DATE
+    peer_is_stale_source = c.result < 0 and h.peer_disk in STALE and h.disk == Disk.UP_TO_DATE
+    return i_am_stale_source or peer_is_stale_source
+
+
+def _resolve_stale_source(h: Handshake, c: Course) -> Course:
+    stale_side_gives_up = h.discard_mine if h.disk in STALE else h.discard_peers
+    if _one_discards(h) and stale_side_gives_up:
+        return c.because("stale-side-gives-up")._replace(result=-c.result, solved=True)
+    return c.refuse("stale-side-never-source")
+
+
+def left_over_bits(h: Handshake) -> tuple[int, int]:
+    """(ours, the peer's): blocks still marked as different."""
+    return (h.my_bits if h.my_bits_now is None else h.my_bits_now), h.peer_bits
+
+
+def _bits_left(h: Handshake, c: Course) -> bool:
+    has_data = h.disk > Disk.INCONSISTENT and h.peer_disk > Disk.INCONSISTENT
+    return c.result == 0 and has_data and any(left_over_bits(h))
+
+
+class Direction(NamedTuple):
+    """Who is the source of left-over bits; first match decides, no match: beyond doubt is nobody."""
+
+    name: str
+    when: Callable[[Handshake], bool]
+    result: int
+    explain: str
+
+
+DIRECTIONS: tuple[Direction, ...] = (
+    Direction("left-over-from-me-peer-stale",
+              lambda h: h.disk == Disk.UP_TO_DATE and h.peer_disk in STALE, 1,
+              "Same generation, blocks still marked, the peer is Outdated: they are sent over."),
+    Direction("left-over-from-peer-i-am-stale",
+              lambda h: h.peer_disk == Disk.UP_TO_DATE and h.disk in STALE, -1,
+              "Same generation, blocks still marked, this node is Outdated: they come here."),
+    Direction("left-over-from-me-primary",
+              lambda h: h.primaries == 1 and h.my_role == Role.PRIMARY, 1,
+              "Same generation, blocks still marked, this node is Primary: they are sent over."),
+    Direction("left-over-from-peer-primary",
+              lambda h: h.primaries == 1 and h.peer_role == Role.PRIMARY, -1,
+              "Same generation, blocks still marked, the peer is Primary: they come here."),
+    Direction("left-over-from-me-only-mine",
+              lambda h: h.primaries == 0 and h.my_bits > 0 and h.peer_bits == 0, 1,
+              "Same generation, only this node has blocks marked: they are sent over."),
+    Direction("left-over-from-peer-only-its",
+              lambda h: h.primaries == 0 and h.peer_bits > 0 and h.my_bits == 0, -1,
+              "Same generation, only the peer has blocks marked: they come here."),
+)
+
+
+def _settle_left_over(h: Handshake, c: Course) -> Course:
+    if not h.my_bits and not h.peer_bits:       # set since P_UUIDS was sent: the peer decides without knowing
+        return c.because("bits-left-kept")
+    row = next((row for row in DIRECTIONS if row.when(h)), None)
+    if row is not None and h.peer_obeys_safety:
+        return c.because(row.name)._replace(result=row.result, resync_left_over=True)
+    if h.disk in STALE or h.peer_disk in STALE:
+        return c.refuse("outdated-with-bits-left")
+    return c.because("bits-left-kept")
+
+
+SAFETY_RULES: tuple[SafetyRule, ...] = (
+    SafetyRule("contradictory-generations", _contradiction, _resolve_contradiction,
+               "By DRBD's table both nodes would become target (or both source): these generations come from no "
+               "common history. Treated as split brain; nothing is discarded."),
+    SafetyRule("stale-side-never-source", _stale_source, _resolve_stale_source,
+               "By the generations the Outdated or Inconsistent side would be the source while the other is UpToDate. "
+               "Refused on both sides; invalidate the side whose data is to go, then connect."),
+    SafetyRule("nobody-can-be-source", lambda h, c: c.result < 0 and h.peer_disk <= Disk.INCONSISTENT,
+               lambda h, c: c.refuse("nobody-can-be-source"),
+               "The peer should be the source, but its disk is Inconsistent: it will refuse, and so does this node."),
+    SafetyRule("bits-left", _bits_left, _settle_left_over,
+               "The generations say nothing is to be copied, yet blocks are marked as different."),
+    SafetyRule("redirected-primary", lambda h, c: target_while_primary(h, c) and "rr-conflict-violently" not in c.rules,
+               rr_conflict,
+               "A rule above made this Primary the target: rr-conflict decides, as it does for DRBD's own verdicts."),
+)
+
+OUTCOMES: dict[str, str] = {
+    "contradiction-full-sync": "The generations contradict each other, but one disk is Inconsistent: it gets "
+                               "everything, because the bitmaps cannot be trusted to name all differences.",
+    "contradiction-resolved-by-order": "The generations contradict each other; one node was told to connect with "
+                                       "--discard-my-data and gets everything from the other.",
+    "stale-side-gives-up": "The stale side was told to connect with --discard-my-data: it becomes the target.",
+    "outdated-with-bits-left": "Same generation, but one side is Outdated and blocks are still marked; this peer "
+                               "would call both UpToDate without copying them. Invalidate the Outdated side first.",
+    "bits-left-kept": "Blocks are still marked as different and it is not certain which side is right (or the peer "
+                      "will not resync them): connected, no resync, no bit is cleared. Run verify, then invalidate "
+                      "the side that is wrong.",
+}
+
+
+def review(h: Handshake, course: Course) -> Course:
+    """DRBD's course after the safety rules; the same course where none applies."""
+    for rule in SAFETY_RULES:
+        if not course.refused and rule.when(h, course):
+            course = rule.then(h, course)
+    return course
