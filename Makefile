@@ -29,7 +29,7 @@ demo: setup
 	.venv/bin/replctl demo
 
 bench: setup
-	.venv/bin/python -m bench.run $(BENCH_ARGS)
+	.venv/bin/python bench/run.py $(BENCH_ARGS)
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis bench/results
