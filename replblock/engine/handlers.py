@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Runs the configured handlers (`sh -c COMMAND`) beside the loop, with DRBD's environment, and reports how they ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+
+from replblock.core.host import HandlerDone
+
+CLEAN_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+TIMEOUT_S = 300.0
+"""fence-peer scripts wait for STONITH, which may take minutes; for ever is too long."""
+NOT_STARTED, TIMED_OUT = 127, 124
+"""What a shell and timeout(1) say."""
+OUTPUT_MAX_BYTES = 4096
+
+Report = Callable[[str, str, int | None], None]
+"""report("call" or "response", handler's name, exit code of a response)."""
+
+
+class Handlers:
+    """`run` returns at once; `done` comes through `post`, in the loop's thread."""
+
+    def __init__(
+        self,
+        commands: Mapping[str, str],
+        environment: Mapping[str, str],
+        post: Callable[..., None],
+        log: Callable[[str, str, str], None],
+        report: Report = lambda what, name, code: None,
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
+        self.commands = dict(commands)
+        self._environment = dict(environment)
+        self._post = post
+        self._log = log
+        self._report = report
+        self._timeout_s = timeout_s
+
+    def run(self, name: str, env: Mapping[str, str], done: HandlerDone) -> None:
+        command = self.commands.get(name)
+        if not command:
+            self._post(done, 0)
+            return
+        self._report("call", name, None)
+        full = {**self._base(), **self._environment, **env}
+        threading.Thread(
+            target=self._wait, args=(name, command, full, done), name=f"replblock-handler-{name}", daemon=True
+        ).start()
+
+    def _base(self) -> dict[str, str]:
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "LD_"))}
+        return {**kept, "PATH": CLEAN_PATH}
+
+    def _wait(self, name: str, command: str, env: dict[str, str], done: HandlerDone) -> None:
+        code, output = self._execute(command, env)
+        level = "info" if code == 0 else "warning"
+        tail = f": {output}" if output else ""
+        self._log(level, "handler-ended", f"handler {name} ended with exit code {code}{tail}")
+        self._post(self._finish, name, code, done)
+
+    def _finish(self, name: str, code: int, done: HandlerDone) -> None:
+        self._report("response", name, code)
+        done(code)
+
+    def _execute(self, command: str, env: dict[str, str]) -> tuple[int, str]:
+        # Output goes to a file, not a pipe: what a handler leaves running in the background may keep it open.
+        with tempfile.TemporaryFile() as output:
+            try:
+                child = subprocess.Popen(
+                    ["/bin/sh", "-c", command],
+                    env=env,
+                    cwd="/",
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                return NOT_STARTED, str(error)
+            try:
+                code = child.wait(self._timeout_s)
+            except subprocess.TimeoutExpired:
+                os.killpg(child.pid, signal.SIGKILL)
+                child.wait()
+                return TIMED_OUT, f"killed after {self._timeout_s:.0f} s"
+            output.seek(0)
+            text = output.read(OUTPUT_MAX_BYTES).decode(errors="backslashreplace").strip()
+        # A handler killed by a signal: the shell's way to say so; fence-peer's table does not know it.
+        return (code if code >= 0 else 128 - code), text

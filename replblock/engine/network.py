@@ -1,0 +1,373 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The peer sockets of one resource: dialing, listening, reading and sending, by number.
+
+A number is never used twice, so an event that was on its way when a socket closed cannot reach its successor. Events go
+to the core from `handle` only (the loop's thread, engine lock held), or through `later`; never from inside a call.
+"""
+
+from __future__ import annotations
+
+import errno
+import select
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from replblock.core.host import Buffer
+from replblock.engine.link import AGAIN, Link, Pings
+
+LISTEN_BACKLOG = 8
+LISTEN_RETRY_MS = (1000, 2000, 5000, 10000)
+"""Waits between attempts to bind a busy or missing address; the last one repeats."""
+LOW_WATER_BYTES = 256 << 10
+"""The core hears `on_sent` when a queue that was longer than this gets shorter, and when it runs empty."""
+REFUSED_LOG_MS = 60_000
+REGISTERED = 1 << 40
+"""In a link's mask: epoll knows it, whatever it waits for."""
+
+Log = Callable[[str, str, str], None]
+
+
+class Addresses(NamedTuple):
+    """Where this node listens and dials from, and the peer."""
+
+    family: socket.AddressFamily = socket.AF_INET
+    own: str = "127.0.0.1"
+    own_port: int = 7788
+    peer: str = "127.0.0.1"
+    peer_port: int = 7788
+    sndbuf_bytes: int = 0
+    rcvbuf_bytes: int = 0
+
+
+class NetworkCore(Protocol):
+    """The part of core.resource.Resource that hears of sockets."""
+
+    def on_dialed(self, sock: int, errno: int) -> None: ...
+    def on_accepted(self, sock: int, peer_address: str) -> None: ...
+    def on_bytes(self, sock: int, data: bytes) -> None: ...
+    def on_closed(self, sock: int, errno: int) -> None: ...
+    def on_sent(self, sock: int) -> None: ...
+
+
+class Network:
+    """Owned by the loop, which lends it the poll, timers and a way to call later."""
+
+    def __init__(
+        self,
+        addresses: Addresses,
+        poll: select.epoll,
+        watch: Callable[[int, Callable[[int], None] | None], None],
+        later: Callable[..., None],
+        timer: Callable[[Any, int | None], None],
+        now_ms: Callable[[], int],
+        log: Log,
+    ) -> None:
+        self._addresses = addresses
+        self._poll = poll
+        self._watch = watch
+        self._later = later
+        self._timer = timer
+        self._now_ms = now_ms
+        self._log = log
+        self.core: Any = None
+        self.links: dict[int, Link] = {}
+        self._last = 0
+        self._dirty: list[Link] = []
+        self._listener: socket.socket | None = None
+        self._listen_wanted = False
+        self._listen_tries = 0
+        self._refused = 0
+        self._refused_logged_ms = -REFUSED_LOG_MS
+
+    # ---- what the core calls
+
+    def dial(self) -> int:
+        sock = self._new_socket()
+        link = self._add(sock, dialing=True)
+        a = self._addresses
+        try:
+            sock.bind((a.own, 0))
+            error = sock.connect_ex((a.peer, a.peer_port))
+        except OSError as problem:
+            error = problem.errno or errno.EIO
+        if error in (0, errno.EINPROGRESS, errno.EAGAIN):
+            self._want(link, select.EPOLLOUT)
+        else:
+            self._later(self._dial_ended, link, error)
+        return link.number
+
+    def send(self, number: int, parts: Sequence[Buffer]) -> None:
+        link = self.links.get(number)
+        if link is not None and not link.broken:
+            link.out.append(list(parts))
+            link.queued_bytes += sum(map(len, parts))
+            self._dirty.append(link)
+
+    def unsent_bytes(self, number: int) -> int:
+        link = self.links.get(number)
+        return link.unsent if link is not None else 0
+
+    def close(self, number: int) -> None:
+        """What is queued gets one try, so that a last answer can leave; then the socket is gone."""
+        link = self.links.pop(number, None)
+        if link is None:
+            return
+        if link.out and not link.broken and not link.dialing:
+            link.flush()
+        link.broken = errno.EBADF
+        link.drop_queue()
+        self._forget(link)
+
+    def hold(self, number: int, held: bool) -> None:
+        link = self.links.get(number)
+        if link is not None and link.held != held:
+            link.held = held
+            self._want(link)
+
+    def listen(self, wanted: bool) -> None:
+        if wanted == self._listen_wanted:
+            return
+        self._listen_wanted = wanted
+        self._listen_tries = 0
+        self._timer("listen", None)
+        if wanted:
+            self.try_listen()
+        else:
+            self._close_listener()
+
+    # ---- what the loop calls
+
+    def flush(self) -> bool:
+        """Send what was queued since; True if the core heard of room again (it may have queued more)."""
+        dirty, self._dirty = self._dirty, []
+        heard = False
+        for link in dirty:
+            if link.broken or link.dialing or not link.out:
+                continue
+            before = link.unsent
+            error = link.flush()
+            if error:
+                self._break(link, error)
+                continue
+            after = link.unsent
+            if bool(after) != bool(link.mask & select.EPOLLOUT):
+                self._want(link)
+            if after == 0 or after < LOW_WATER_BYTES <= before:
+                heard = True
+                self.core.on_sent(link.number)
+        return heard
+
+    @property
+    def has_queued(self) -> bool:
+        return bool(self._dirty)
+
+    def keep_safe(self, data: Buffer) -> None:
+        """A door is about to take `data` back."""
+        for link in self.links.values():
+            if link.out:
+                link.keep_safe(data)
+
+    def close_all(self) -> None:
+        self.listen(False)
+        for number in list(self.links):
+            self.close(number)
+
+    # ---- events of one link
+
+    def _handle(self, link: Link, mask: int) -> None:
+        if link.dialing:
+            error = link.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            self._dial_ended(link, error or self._met_itself(link.sock))
+            return
+        if mask & select.EPOLLOUT:
+            self._dirty.append(link)
+        if link.held and not mask & (select.EPOLLERR | select.EPOLLHUP):
+            return
+        if mask & ~select.EPOLLOUT:
+            self._read(link)
+
+    def _read(self, link: Link) -> None:
+        pings = link.pings
+        try:
+            if pings is None:
+                data = link.sock.recv(link.recv_bytes)
+            else:
+                with pings.lock:
+                    data = link.sock.recv(link.recv_bytes)
+                    pings.before, pings.chunk = pings.leftover(), data
+        except OSError as error:
+            if error.errno not in AGAIN:
+                self._ended(link, error.errno or errno.EIO)
+            return
+        if not data:
+            self._ended(link, 0)
+            return
+        link.grow_reads(len(data))
+        self.core.on_bytes(link.number, data)
+        if pings is not None:
+            pings.chunk = b""
+
+    def _dial_ended(self, link: Link, error: int) -> None:
+        if link.number not in self.links:
+            return
+        link.dialing = False
+        if error:
+            self.close(link.number)
+        else:
+            self._want(link)
+            self._dirty.append(link)
+        self.core.on_dialed(link.number, error)
+
+    def _met_itself(self, sock: socket.socket) -> int:
+        """TCP connects a socket to itself when nobody listens and the free port it got is the one it dials."""
+        try:
+            return errno.ECONNREFUSED if sock.getsockname() == sock.getpeername() else 0
+        except OSError as error:
+            return error.errno or errno.EIO
+
+    def _ended(self, link: Link, error: int) -> None:
+        """The peer closed (0), or the socket failed."""
+        if link.number in self.links:
+            link.broken = error or errno.ECONNRESET
+            self.close(link.number)
+            self.core.on_closed(link.number, error)
+
+    def _break(self, link: Link, error: int) -> None:
+        """Sending failed: say so after this wake-up; nothing more is read or sent."""
+        link.broken = error
+        link.drop_queue()
+        self._forget(link, keep_socket=True)
+        self._later(self._ended, link, error)
+
+    # ---- the listener
+
+    def try_listen(self) -> None:
+        """Bind and listen, or say why not and try again later."""
+        if not self._listen_wanted or self._listener is not None:
+            return
+        a = self._addresses
+        sock = socket.socket(a.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._set_buffers(sock)
+            sock.bind((a.own, a.own_port))
+            sock.listen(LISTEN_BACKLOG)
+        except OSError as error:
+            sock.close()
+            wait_ms = LISTEN_RETRY_MS[min(self._listen_tries, len(LISTEN_RETRY_MS) - 1)]
+            if self._listen_tries == 0:
+                self._log("error", "listen-failed", self._listen_problem(error) + "; trying again until it works")
+            self._listen_tries += 1
+            self._timer("listen", wait_ms)
+            return
+        if self._listen_tries:
+            self._log("notice", "listening-again", f"listening on {a.own}:{a.own_port} after all")
+        self._listen_tries = 0
+        self._listener = sock
+        self._watch(sock.fileno(), self._accept)
+        self._poll.register(sock.fileno(), select.EPOLLIN)
+
+    def _listen_problem(self, error: OSError) -> str:
+        a = self._addresses
+        where = f"{a.own}:{a.own_port}"
+        if error.errno == errno.EADDRINUSE:
+            return f"cannot listen on {where}: another program uses this port (who: ss -ltnp 'sport = :{a.own_port}')"
+        if error.errno == errno.EADDRNOTAVAIL:
+            return f"cannot listen on {where}: no interface of this node has this address (check: ip addr)"
+        return f"cannot listen on {where}: {error.strerror}"
+
+    def _accept(self, mask: int) -> None:
+        listener = self._listener
+        for _ in range(LISTEN_BACKLOG):
+            if listener is None or listener is not self._listener:
+                return
+            try:
+                sock, address = listener.accept()
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
+                    # level-triggered: without a pause this would spin
+                    self._log("error", "accept-failed", f"cannot accept a connection: {error.strerror}")
+                    self._close_listener()
+                    self._timer("listen", LISTEN_RETRY_MS[0])
+                return
+            if address[0] != self._addresses.peer:
+                sock.close()
+                self._refuse(str(address[0]))
+                continue
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            link = self._add(sock, dialing=False)
+            self._want(link)
+            self.core.on_accepted(link.number, str(address[0]))
+
+    def _refuse(self, address: str) -> None:
+        self._refused += 1
+        now_ms = self._now_ms()
+        if now_ms - self._refused_logged_ms < REFUSED_LOG_MS:
+            return
+        more = f" ({self._refused} connections refused so far)" if self._refused > 1 else ""
+        self._refused_logged_ms = now_ms
+        peer = self._addresses.peer
+        self._log("warning", "stranger-refused", f"closed a connection from {address}: the peer is {peer}{more}")
+
+    def _close_listener(self) -> None:
+        if self._listener is not None:
+            self._poll.unregister(self._listener.fileno())
+            self._watch(self._listener.fileno(), None)
+            self._listener.close()
+            self._listener = None
+
+    # ---- sockets
+
+    def _new_socket(self) -> socket.socket:
+        sock = socket.socket(self._addresses.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._set_buffers(sock)
+        return sock
+
+    def _set_buffers(self, sock: socket.socket) -> None:
+        for option, size in (
+            (socket.SO_SNDBUF, self._addresses.sndbuf_bytes),
+            (socket.SO_RCVBUF, self._addresses.rcvbuf_bytes),
+        ):
+            if size:
+                sock.setsockopt(socket.SOL_SOCKET, option, size)
+
+    def _add(self, sock: socket.socket, dialing: bool) -> Link:
+        self._last += 1
+        link = Link(self._last, sock, dialing)
+        self.links[link.number] = link
+        self._watch(link.fd, lambda mask: self._handle(link, mask))
+        return link
+
+    def _want(self, link: Link, mask: int | None = None) -> None:
+        """Tell epoll what this link waits for (the mask given, or what its state asks for)."""
+        if link.broken:
+            return
+        if mask is None:
+            mask = (0 if link.held else select.EPOLLIN) | (select.EPOLLOUT if link.unsent else 0)
+        if link.mask == 0:
+            self._poll.register(link.fd, mask)
+        elif link.mask != mask | REGISTERED:
+            self._poll.modify(link.fd, mask)
+        link.mask = mask | REGISTERED
+
+    def _forget(self, link: Link, keep_socket: bool = False) -> None:
+        if link.mask:
+            self._poll.unregister(link.fd)
+            link.mask = 0
+        if link.fd >= 0:
+            self._watch(link.fd, None)
+            link.fd = -1
+        if not keep_socket:
+            link.sock.close()
+
+    def meta_ready(self, number: int, version: int, leftover: Callable[[], bytes]) -> Link | None:
+        link = self.links.get(number)
+        if link is not None:
+            link.pings = Pings(version, leftover)
+        return link
+
+
