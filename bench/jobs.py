@@ -31,7 +31,7 @@ JOBS = (
     Job("64k w QD8", "write", 65536, 8, "MB/s"),
     Job("1M w QD4", "write", 1 << 20, 4, "MB/s"),
 )
-FLUSH_JOB = Job("4k w QD16, flush/32", "randwrite", 4096, 16, "kIOPS", fsync_every=32)
+FLUSH_JOB = Job("4k w QD16 f/32", "randwrite", 4096, 16, "kIOPS", fsync_every=32)
 CPU_JOB = "4k w QD16"       # the job whose CPU time per operation is reported
 
 

@@ -98,14 +98,15 @@ def copies_markdown(title: str, copies: Sequence[Copy]) -> str:
 # ---- the chart ------------------------------------------------------------------------------------------------------
 
 COLOURS = ("#9aa0a6", "#e8a33d", "#c96a3b", "#1a73e8", "#5b9cf5", "#34a07c", "#8ccfb4", "#7b5ea7", "#b9a3d6")
-BAR_PX, GAP_PX, HEIGHT_PX, TOP_PX, LEGEND_ROW_PX = 16, 22, 200, 44, 18
+BAR_PX, GAP_PX, HEIGHT_PX, TOP_PX, LEGEND_ROW_PX = 18, 22, 200, 44, 18
+LABEL_PX = 6.5          # about a character of the labels below a group
 FONT = 'font-family="sans-serif" font-size="11"'
 
 
 def section_svg(section: Section) -> str:
     """Groups of bars, a group per job, each scaled to its tallest bar."""
     rows, jobs = section.rows, section.jobs
-    group_px = BAR_PX * len(rows) + GAP_PX
+    group_px = max(BAR_PX * len(rows), round(LABEL_PX * max(len(job.name) for job in jobs))) + GAP_PX
     width = max(GAP_PX * 2 + group_px * len(jobs), 420)
     base = TOP_PX + HEIGHT_PX
     height = base + 46 + LEGEND_ROW_PX * ((len(rows) + 1) // 2)
@@ -126,7 +127,7 @@ def section_svg(section: Section) -> str:
                          f'{job.unit}</title></rect>')
             parts.append(f'<text x="{x + BAR_PX / 2 - 1}" y="{base - bar - 3:.1f}" text-anchor="middle" '
                          f'font-size="7">{number(value)}</text>')
-        middle = left + (group_px - GAP_PX) / 2
+        middle = left + BAR_PX * len(rows) / 2
         parts.append(f'<text x="{middle}" y="{base + 14}" text-anchor="middle">{escape(job.name)}</text>')
         parts.append(f'<text x="{middle}" y="{base + 27}" text-anchor="middle" font-size="9" fill="#666">'
                      f'{job.unit}</text>')

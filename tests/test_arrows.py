@@ -25,12 +25,14 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "cluster": frozenset(),
     "status": frozenset({"state"}),
     "core": frozenset({"state", "wire", "meta"}),
-    "engine": frozenset({"core", "state", "wire", "meta", "device", "status", "conf", "control", "paths"}),
-    "control": frozenset(),     # the client's side of the control socket, shared by replctl and the engine's server
-    "cli": frozenset({"control", "engine.client", "conf", "status", "meta", "paths"}),
+    "engine": frozenset({"core", "state", "wire", "meta", "device", "status", "conf", "paths"}),
+    "cli": frozenset({"engine.client", "engine.launch", "conf", "status", "meta", "paths"}),
     "nbdkit_plugin": frozenset({"engine"}),
     "paths": frozenset(),
 }
+
+# The modules of the engine that replctl uses: how to start one and how to talk to it. They stay free of the rest of it.
+CLIENT_SIDE = ("engine.client", "engine.launch")
 
 PURE = ("core", "state", "wire", "meta", "conf")
 
@@ -38,7 +40,7 @@ IMPURE_MODULES = frozenset({
     "_thread", "asyncio", "concurrent", "fcntl", "mmap", "multiprocessing", "queue", "random", "sched", "secrets",
     "select", "selectors", "signal", "socket", "socketserver", "ssl", "subprocess", "threading", "time", "uuid",
 })
-PURE_OF_OS = frozenset({"path", "fspath", "sep", "PathLike"})
+PURE_OF_OS = frozenset({"path", "fspath", "sep", "strerror", "PathLike"})
 READS_FILES = frozenset({"conf"})   # its default reader; everything else gets bytes handed in
 
 
@@ -144,6 +146,17 @@ def test_the_table_has_no_cycle() -> None:
 def test_arrows_run_downward(room: str) -> None:
     wrong = findings(room, wrong_arrows)
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("name", CLIENT_SIDE)
+def test_the_clients_side_of_the_engine_stands_alone(name: str) -> None:
+    """replctl starts fast and works beside any engine: asking one must not load one."""
+    path = ROOT / "replblock" / (name.replace(".", "/") + ".py")
+    if not path.exists():
+        pytest.skip(f"no {path.name} yet")
+    ours = {m.removeprefix("replblock.") for m, _ in imports(ast.parse(path.read_text()), "replblock.engine") if room_of(m)}
+    others = {m for m in ours if not m.startswith((*CLIENT_SIDE, "conf", "paths"))}
+    assert not others, f"{name} imports {sorted(others)}"
 
 
 @pytest.mark.parametrize("room", PURE)
