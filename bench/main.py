@@ -47,7 +47,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--tmpfs", action="store_true", help=f"a second run on {TMPFS}: the ceiling of the software")
     parser.add_argument("--only", default="", metavar="TEXT,…", help="contestants whose label contains one of these")
     parser.add_argument("--jobs", default="", metavar="TEXT,…", help="jobs whose name contains one of these")
-    parser.add_argument("--flushes", action="store_true", help=f"also: {FLUSH_JOB.name}")
+    parser.add_argument("--flushes", action="store_true", help="also a job with a client flush every 32 writes")
     parser.add_argument("--no-resync", action="store_true", help="leave the comparison of full copies out")
     options = parser.parse_args(argv)
     if options.quick:

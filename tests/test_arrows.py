@@ -154,8 +154,8 @@ def test_the_clients_side_of_the_engine_stands_alone(name: str) -> None:
     path = ROOT / "replblock" / (name.replace(".", "/") + ".py")
     if not path.exists():
         pytest.skip(f"no {path.name} yet")
-    ours = {m.removeprefix("replblock.") for m, _ in imports(ast.parse(path.read_text()), "replblock.engine") if room_of(m)}
-    others = {m for m in ours if not m.startswith((*CLIENT_SIDE, "conf", "paths"))}
+    found = {m for m, _ in imports(ast.parse(path.read_text()), "replblock.engine") if room_of(m)}
+    others = {m for m in found if not m.removeprefix("replblock.").startswith((*CLIENT_SIDE, "conf", "paths"))}
     assert not others, f"{name} imports {sorted(others)}"
 
 
