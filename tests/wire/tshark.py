@@ -21,10 +21,10 @@ PORT = 7788
 SEGMENT_BYTES = 16384
 
 # (command, length) of packets that are right but older or shorter than the dissector knows: it reads every field that
-# is there, then runs over the end and calls them malformed. P_SIZES without queue limits, P_PROTOCOL of 86, P_SYNC_PARAM.
+# is there, then runs over the end and calls them malformed: P_SIZES without limits, P_PROTOCOL of 86, P_SYNC_PARAM.
 TOO_SHORT_FOR_TSHARK = frozenset({(0x0D, 32), (0x0B, 24), *((0x0A, length) for length in (4, *range(5, 69)))})
 
-_WRAPPER = "fake-field-wrapper"         # around the list of segments of a reassembled packet, or bytes nobody recognised
+_WRAPPER = "fake-field-wrapper"     # around the segments of a reassembled packet, or around bytes nobody recognised
 
 
 class Packet(NamedTuple):
