@@ -161,8 +161,11 @@ RR_CONFLICT: dict[str, str] = {
 
 
 def target_while_primary(h: Handshake, c: Course) -> bool:
-    """Should a Primary with data in use become a target? The real disk state counts here, not a negotiated one."""
-    return c.result < 0 and h.my_role == Role.PRIMARY and h.my_disk >= Disk.CONSISTENT
+    """Should a Primary with data in use become a target? The real disk state counts here, not a negotiated one.
+
+    A loser that gives up its role first (call-pri-lost-after-sb) is no Primary any more.
+    """
+    return c.result < 0 and h.my_role == Role.PRIMARY and not c.demote and h.my_disk >= Disk.CONSISTENT
 
 
 def rr_conflict(h: Handshake, c: Course) -> Course:

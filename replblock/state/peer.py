@@ -169,7 +169,7 @@ def take_over(
     new_uuid_pending: a Primary lost its peer while I/O was frozen and has not minted a generation yet.
     The state comes sanitized; `own-attach-aborted` leaves it to the caller to fail the disk.
     """
-    conn = Conn.CONNECTED if own.conn == Conn.WF_REPORT_PARAMS else own.conn
+    conn: Conn = Conn.CONNECTED if own.conn == Conn.WF_REPORT_PARAMS else own.conn
     if report.conn == Conn.AHEAD:
         conn = Conn.BEHIND
     peer_disk, rule, disk = reaction.peer_disk, "taken-over", own.disk
