@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from replblock.conf import load
+
 EXAMPLE = Path(__file__).resolve().parent.parent / "drbd.conf.example"
 DRBDADM_84 = "/lib/drbd/drbdadm-84"
 
@@ -47,6 +49,12 @@ def test_every_commented_option_is_accepted_too(tmp_path: Path) -> None:
     dump = drbdadm_dump(path, "alpha")
     assert dump.returncode == 0, dump.stderr
     assert "pri-on-incon-degr" in dump.stdout and "csums-alg" in dump.stdout
+
+
+@pytest.mark.parametrize("node", ["alpha", "beta"])
+def test_we_read_the_example_too(node: str) -> None:
+    view = load(str(EXAMPLE)).resources["r0"].view(node)
+    assert view.net["protocol"] == "C"
 
 
 def test_drbdadm_does_not_know_our_section() -> None:
