@@ -29,6 +29,7 @@ class Action(IntEnum):
     FINISH_RESYNC = 1       # the target says it has everything: finish if no bits are left; nothing else changes
     FINISH_VERIFY = 2
     TAKE_OVER = 3
+    DISAGREE = 4            # both nodes want to be the source (or the target): drop the connection, nothing is copied
 
 
 class Reaction(NamedTuple):
@@ -70,6 +71,12 @@ def _end_of_resync(own: State, report: State, disk: Disk) -> bool:
 REPORT_RULES: tuple[ReportRule, ...] = (
     ReportRule("connection-going-down", lambda own, report, disk: own.conn <= Conn.TEAR_DOWN, Action.IGNORE, None,
                "The connection is being closed: reports that still arrive change nothing."),
+    ReportRule("both-would-be-source",
+               lambda own, report, disk: own.conn == report.conn == Conn.WF_BITMAP_S, Action.DISAGREE, None,
+               "Both nodes came out of the handshake as source: their policies differ or their generations contradict."),
+    ReportRule("both-would-be-target",
+               lambda own, report, disk: own.conn == report.conn == Conn.WF_BITMAP_T, Action.DISAGREE, None,
+               "Both nodes came out of the handshake as target: their policies differ or their generations contradict."),
     ReportRule("target-not-started",
                lambda own, report, disk: _end_of_resync(own, report, disk)
                and Conn.CONNECTED < report.conn < Conn.SYNC_SOURCE,

@@ -59,6 +59,10 @@ def _resolve_stale_source(h: Handshake, c: Course) -> Course:
     return c.refuse("stale-side-never-source")
 
 
+def _source_inconsistent(h: Handshake, c: Course) -> bool:
+    return (c.result < 0 and h.peer_disk <= Disk.INCONSISTENT) or (c.result > 0 and h.disk <= Disk.INCONSISTENT)
+
+
 def left_over_bits(h: Handshake) -> tuple[int, int]:
     """(ours, the peer's): blocks still marked as different."""
     return (h.my_bits if h.my_bits_now is None else h.my_bits_now), h.peer_bits
@@ -115,12 +119,15 @@ SAFETY_RULES: tuple[SafetyRule, ...] = (
     SafetyRule("contradictory-generations", _contradiction, _resolve_contradiction,
                "By DRBD's table both nodes would become target (or both source): these generations come from no "
                "common history. Treated as split brain; nothing is discarded."),
+    SafetyRule("order-against-policy", lambda h, c: "loser-stays-primary" in c.rules and c.solved,
+               lambda h, c: c.refuse("order-against-policy", "split-brain"),
+               "By policy this Primary loses but cannot give up its role; --discard-my-data then would turn it into the "
+               "source, while the peer, who cannot know, is the source too."),
     SafetyRule("stale-side-never-source", _stale_source, _resolve_stale_source,
                "By the generations the Outdated or Inconsistent side would be the source while the other is UpToDate. "
                "Refused on both sides; invalidate the side whose data is to go, then connect."),
-    SafetyRule("nobody-can-be-source", lambda h, c: c.result < 0 and h.peer_disk <= Disk.INCONSISTENT,
-               lambda h, c: c.refuse("nobody-can-be-source"),
-               "The peer should be the source, but its disk is Inconsistent: it will refuse, and so does this node."),
+    SafetyRule("nobody-can-be-source", _source_inconsistent, lambda h, c: c.refuse("nobody-can-be-source"),
+               "The node that should be the source is Inconsistent, and the other is no better: both refuse."),
     SafetyRule("bits-left", _bits_left, _settle_left_over,
                "The generations say nothing is to be copied, yet blocks are marked as different."),
     SafetyRule("redirected-primary", lambda h, c: target_while_primary(h, c) and "rr-conflict-violently" not in c.rules,
