@@ -172,7 +172,8 @@ class Control:
             return
         handler = self._verbs.get(verb)
         if handler is None:
-            client.reply(answer(EXIT_USAGE, [f"'{verb}' is not a verb of the engine; it knows: {', '.join(self._verbs)}"]))
+            known = ", ".join(self._verbs)
+            client.reply(answer(EXIT_USAGE, [f"'{verb}' is not a verb of the engine; it knows: {known}"]))
             return
         handler(args, client)
 

@@ -53,6 +53,7 @@ class FileDisk:
         direct: bool = False,
         disk_flushes: bool = True,
         md_flushes: bool = True,
+        threads: int = POOL_THREADS,
     ) -> None:
         self.path = path
         self.geometry = geometry
@@ -74,7 +75,7 @@ class FileDisk:
         self._sync_errno = 0
         self._nowait = True
         self._buffers = threading.local()
-        self._pool = Pool("replblock-disk", POOL_THREADS)
+        self._pool = Pool("replblock-disk", threads)
         self._flusher = Batcher("replblock-flush", self._flush_batch)
         self._meta_writer = Batcher("replblock-meta", self._meta_batch)
         self.slow_writes = 0
@@ -206,7 +207,7 @@ class FileDisk:
 
     def _check(self, offset_bytes: int, length_bytes: int) -> None:
         if offset_bytes < 0 or length_bytes < 0 or offset_bytes + length_bytes > self._limit:
-            raise OutsideData(f"{length_bytes} bytes at {offset_bytes} are outside the data area of {self._limit} bytes")
+            raise OutsideData(f"{length_bytes} bytes at {offset_bytes}: outside the data area of {self._limit} bytes")
 
     def _was_slow(self) -> None:
         self.slow_writes += 1

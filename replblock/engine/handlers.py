@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Runs the configured handlers (`sh -c COMMAND`) beside the loop, with DRBD's environment, and reports how they ended."""
+"""Runs the configured handlers (`sh -c COMMAND`) beside the loop, with DRBD's environment; reports how they ended."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Handlers:
         timeout_s: float = TIMEOUT_S,
     ) -> None:
         self.commands = dict(commands)
-        self._environment = dict(environment)
+        self.environment = dict(environment)
         self._post = post
         self._log = log
         self._report = report
@@ -48,7 +48,7 @@ class Handlers:
             self._post(done, 0)
             return
         self._report("call", name, None)
-        full = {**self._base(), **self._environment, **env}
+        full = {**self._base(), **self.environment, **env}
         threading.Thread(
             target=self._wait, args=(name, command, full, done), name=f"replblock-handler-{name}", daemon=True
         ).start()

@@ -29,7 +29,7 @@ class Link:
 
     __slots__ = (
         "broken", "dialing", "fd", "held", "mask", "mid", "number", "out", "pings", "queued_bytes", "recv_bytes",
-        "send_lock", "sent_bytes", "sock",
+        "send_lock", "sent_bytes", "sock", "told_sent", "told_unsent",
     )  # fmt: skip
 
     def __init__(self, number: int, sock: socket.socket, dialing: bool) -> None:
@@ -45,6 +45,9 @@ class Link:
         """The last sendmsg ended inside the first entry of the queue."""
         self.queued_bytes = 0
         self.sent_bytes = 0
+        self.told_sent = 0
+        self.told_unsent = 0
+        """What had been sent, and the most that waited, when the core was last told of room."""
         self.recv_bytes = RECV_MIN_BYTES
         self.send_lock = threading.Lock()
         self.pings: Pings | None = None

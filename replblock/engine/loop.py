@@ -14,10 +14,10 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol
 
-from replblock.core.host import Buffer, HandlerDone
+from replblock.core.host import HandlerDone
 from replblock.core.requests import Request
 from replblock.engine.network import Addresses, Network
 from replblock.engine.timers import Timers
@@ -86,6 +86,7 @@ class Loop:
         self._calls_by_timer["listen"] = self.network.try_listen
         # one call less on the paths that are taken for every packet
         self.send = self.network.send
+        self.push = self.network.push
         self.unsent_bytes = self.network.unsent_bytes
         self.close = self.network.close
         self.hold = self.network.hold

@@ -63,7 +63,7 @@ class Network:
         now_ms: Callable[[], int],
         log: Log,
     ) -> None:
-        self._addresses = addresses
+        self.addresses = addresses
         self._poll = poll
         self._watch = watch
         self._later = later
@@ -85,7 +85,7 @@ class Network:
     def dial(self) -> int:
         sock = self._new_socket()
         link = self._add(sock, dialing=True)
-        a = self._addresses
+        a = self.addresses
         try:
             sock.bind((a.own, 0))
             error = sock.connect_ex((a.peer, a.peer_port))
@@ -103,6 +103,14 @@ class Network:
             link.out.append(list(parts))
             link.queued_bytes += sum(map(len, parts))
             self._dirty.append(link)
+
+    def push(self, number: int) -> None:
+        """Send now what is queued; the core hears of it at the end of the wake-up, with the rest."""
+        link = self.links.get(number)
+        if link is not None and not link.broken and not link.dialing and link.out:
+            error = link.flush()
+            if error:
+                self._break(link, error)
 
     def unsent_bytes(self, number: int) -> int:
         link = self.links.get(number)
@@ -136,6 +144,14 @@ class Network:
         else:
             self._close_listener()
 
+    def set_addresses(self, addresses: Addresses) -> None:
+        """Use these from the next dial on, and for listening now; a connection that stands is left alone."""
+        if addresses != self.addresses:
+            self.addresses = addresses
+            if self._listen_wanted:
+                self.listen(False)
+                self.listen(True)
+
     # ---- what the loop calls
 
     def flush(self) -> bool:
@@ -143,19 +159,24 @@ class Network:
         dirty, self._dirty = self._dirty, []
         heard = False
         for link in dirty:
-            if link.broken or link.dialing or not link.out:
+            if link.broken or link.dialing:
                 continue
-            before = link.unsent
-            error = link.flush()
-            if error:
-                self._break(link, error)
-                continue
-            after = link.unsent
-            if bool(after) != bool(link.mask & select.EPOLLOUT):
+            if link.out:
+                error = link.flush()
+                if error:
+                    self._break(link, error)
+                    continue
+            unsent = link.unsent
+            if bool(unsent) != bool(link.mask & select.EPOLLOUT):
                 self._want(link)
-            if after == 0 or after < LOW_WATER_BYTES <= before:
+            told = link.told_unsent
+            if unsent == 0 and link.sent_bytes != link.told_sent or unsent < LOW_WATER_BYTES <= told:
+                link.told_sent = link.sent_bytes
+                link.told_unsent = 0
                 heard = True
                 self.core.on_sent(link.number)
+            elif unsent > told:
+                link.told_unsent = unsent
         return heard
 
     @property
@@ -246,7 +267,7 @@ class Network:
         """Bind and listen, or say why not and try again later."""
         if not self._listen_wanted or self._listener is not None:
             return
-        a = self._addresses
+        a = self.addresses
         sock = socket.socket(a.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -269,7 +290,7 @@ class Network:
         self._poll.register(sock.fileno(), select.EPOLLIN)
 
     def _listen_problem(self, error: OSError) -> str:
-        a = self._addresses
+        a = self.addresses
         where = f"{a.own}:{a.own_port}"
         if error.errno == errno.EADDRINUSE:
             return f"cannot listen on {where}: another program uses this port (who: ss -ltnp 'sport = :{a.own_port}')"
@@ -291,7 +312,7 @@ class Network:
                     self._close_listener()
                     self._timer("listen", LISTEN_RETRY_MS[0])
                 return
-            if address[0] != self._addresses.peer:
+            if address[0] != self.addresses.peer:
                 sock.close()
                 self._refuse(str(address[0]))
                 continue
@@ -308,7 +329,7 @@ class Network:
             return
         more = f" ({self._refused} connections refused so far)" if self._refused > 1 else ""
         self._refused_logged_ms = now_ms
-        peer = self._addresses.peer
+        peer = self.addresses.peer
         self._log("warning", "stranger-refused", f"closed a connection from {address}: the peer is {peer}{more}")
 
     def _close_listener(self) -> None:
@@ -321,7 +342,7 @@ class Network:
     # ---- sockets
 
     def _new_socket(self) -> socket.socket:
-        sock = socket.socket(self._addresses.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        sock = socket.socket(self.addresses.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._set_buffers(sock)
@@ -329,8 +350,8 @@ class Network:
 
     def _set_buffers(self, sock: socket.socket) -> None:
         for option, size in (
-            (socket.SO_SNDBUF, self._addresses.sndbuf_bytes),
-            (socket.SO_RCVBUF, self._addresses.rcvbuf_bytes),
+            (socket.SO_SNDBUF, self.addresses.sndbuf_bytes),
+            (socket.SO_RCVBUF, self.addresses.rcvbuf_bytes),
         ):
             if size:
                 sock.setsockopt(socket.SOL_SOCKET, option, size)

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""From the plugin's parameters to a running engine."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from replblock.conf import ConfigError, NodeView, find_default, load
+from replblock.core.resource import Resource
+from replblock.device import protect
+from replblock.engine.log import Log
+from replblock.engine.loop import Loop
+from replblock.engine.mapping import is_ours
+from replblock.engine.procfile import AlreadyUp
+from replblock.engine.service import Engine, Names
+
+PARAMETERS = ("resource", "config", "host", "run")
+DEFAULT_RUN = "/run/replblock"
+
+
+def names_of(parameters: Mapping[str, str]) -> Names:
+    """Fill in what was not said: REPLBLOCK_HOST or uname -n, REPLBLOCK_RUN, the usual places of drbd.conf."""
+    return Names(
+        parameters["resource"],
+        parameters.get("config") or find_default(),
+        parameters.get("host") or os.environ.get("REPLBLOCK_HOST") or os.uname().nodename,
+        Path(parameters.get("run") or os.environ.get("REPLBLOCK_RUN") or DEFAULT_RUN),
+    )
+
+
+def view_of(names: Names) -> NodeView:
+    """This node's view of the resource. Raises ConfigError."""
+    configuration = load(names.config_path)
+    resource = configuration.resources.get(names.resource)
+    if resource is None:
+        known = ", ".join(configuration.resources) or "none"
+        raise ConfigError(names.config_path, 1, f"there is no resource '{names.resource}'; known: {known}")
+    floating = {host.address.host for host in resource.hosts if host.kind == "floating" and host.address is not None}
+    return resource.view(names.host, [address for address in sorted(floating) if is_ours(address)])
+
+
+def make_core(settings: Any, loop: Loop) -> Any:
+    return Resource(settings, loop)
+
+
+def run(parameters: Mapping[str, str], make_core: Any = make_core) -> Engine:
+    """Start the engine in this process, in nbdkit's main thread. On failure: one line, and the process ends."""
+    names = log = None
+    try:
+        names = names_of(parameters)
+        names.run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+        log = Log(names.resource, names.file("log"))
+        engine = Engine(names, view_of(names), log, make_core)
+        if os.geteuid() == 0:
+            protection = protect()
+            for problem in protection.problems:
+                log.write("notice", "unprotected", f"against a shortage of memory: {problem}")
+        engine.start()
+        engine.own_signals()
+        return engine
+    except (ConfigError, AlreadyUp, OSError) as error:
+        if log is not None:
+            log.write("error", "start-failed", str(error))
+        else:
+            print(f"replblock: {error}", file=sys.stderr, flush=True)
+        os._exit(1)

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One resource on one node: puts loop, core, disk, door, guard, control socket and device together, and ends them."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from replblock.conf import NodeView, unused_notes
+from replblock.engine.control import Client, Control, Verb
+from replblock.engine.devices import DeviceKeeper
+from replblock.engine.door import Door
+from replblock.engine.guard import Guard
+from replblock.engine.handlers import Handlers
+from replblock.engine.log import Log
+from replblock.engine.loop import Loop
+from replblock.engine.mapping import addresses_of, handler_environment, handlers_of, settings_of
+from replblock.engine.pool import Pool
+from replblock.engine.procfile import LifeLock, Publisher
+
+PUBLISH_MS = 1000
+END_S = 15.0
+"""How long an orderly end asked for by nbdkit may take (the last flush of the disk, the peer's goodbye)."""
+
+
+class Names(NamedTuple):
+    """Who we are and where our files are."""
+
+    resource: str
+    config_path: str
+    host: str
+    run_dir: Path
+
+    def file(self, ending: str) -> Path:
+        """`RUN/RES.nbd`, `.ctl`, `.pid`, `.log` …"""
+        return self.run_dir / f"{self.resource}.{ending}"
+
+
+MakeCore = Callable[[Any, Loop], Any]
+
+
+class Engine:
+    """Built in the process that is to serve the resource; `start` begins, `end` returns when all is over."""
+
+    def __init__(
+        self, names: Names, view: NodeView, log: Log, make_core: MakeCore, leave: Callable[[int], None] = os._exit
+    ) -> None:
+        self.names = names
+        self.view = view
+        self.log = log
+        self.volume = min(view.volumes)
+        self.settings = settings_of(view, self.volume)
+        self.handlers = Handlers(
+            handlers_of(view),
+            handler_environment(view, self.volume, names.config_path),
+            self.post,
+            log.write,
+            self._report_handler,
+        )
+        self.loop = Loop(
+            addresses_of(view), log.write, self.handlers.run, self._state_changed, self._fatal
+        )
+        self.core = make_core(self.settings, self.loop)
+        self.loop.core = self.core
+        self.door = Door(self.loop, ("", str(self.volume)))
+        self.guard = Guard(self.loop)
+        self.device = DeviceKeeper(
+            names.run_dir,
+            names.resource,
+            view.volumes[self.volume].device,
+            str(view.replblock["attach"]),
+            names.file("nbd"),
+            str(self.volume),
+        )
+        self.disk: Any = None
+        self.busy = ""
+        """The verb that moves device and role at this moment; others have to wait."""
+        self.side = Pool("replblock-side", 1)
+        """For what blocks and is not the disk: the device, opening the disk."""
+        self._leave = leave
+        self._lock: LifeLock | None = None
+        self._publisher: Publisher | None = None
+        self._published: dict[str, Any] = {}
+        self._ended = threading.Event()
+        from replblock.engine.verbs import VERBS  # the verbs are functions of the engine
+
+        self.control = Control(
+            self.loop, names.run_dir, names.resource, {name: self._bound(verb) for name, verb in VERBS.items()}
+        )
+
+    def _bound(self, verb: Callable[[Engine, dict[str, Any], Client], None]) -> Verb:
+        return lambda args, client: verb(self, args, client)
+
+    def post(self, call: Callable[..., Any], *args: Any) -> None:
+        """Run in the loop, with the engine's lock held."""
+        self.loop.post(call, *args)
+
+    # ---- begin and end
+
+    def start(self) -> None:
+        """Raises AlreadyUp, OSError."""
+        self._lock = LifeLock(self.names.run_dir, self.names.resource)
+        self._publisher = Publisher(self.names.run_dir, self.names.resource)
+        try:
+            self.device.reserve()
+        except Exception as error:  # a node without the device still replicates; promotion will say it again
+            self.log.write("warning", "no-device-yet", f"{error}")
+        self.loop.start(self.core)
+        self.guard.start()
+        self.post(self._open_for_business)
+
+    def _open_for_business(self) -> None:
+        self.loop.timer_call("publish", PUBLISH_MS, self._publish_timer)
+        self._publish()
+        self.control.open()
+        self.log.write("info", "engine-up", f"node {self.names.host}, process {os.getpid()}, {self.names.config_path}")
+
+    def own_signals(self) -> None:
+        """SIGTERM and SIGINT mean an orderly stop, not nbdkit's, which would give the kernel I/O errors.
+
+        Called in the main thread. Python's handlers would wait for it to run Python code, so a socket is written to.
+        """
+        reader, writer = socket.socketpair()
+        for end in (reader, writer):
+            end.setblocking(False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda number, frame: None)
+        signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        self._signal_sockets = (reader, writer)
+        self.post(self._watch_signals, reader)
+
+    def _watch_signals(self, reader: socket.socket) -> None:
+        def arrived(mask: int) -> None:
+            numbers = set(reader.recv(64))
+            if numbers & {signal.SIGTERM, signal.SIGINT}:
+                self.stop_by_signal()
+
+        self.loop.watch(reader.fileno(), arrived)
+        self.loop.poll.register(reader.fileno(), select.EPOLLIN)
+
+    def stop_by_signal(self) -> None:
+        """As `replctl down`: refused, with the reason in the log, while the device is in use."""
+        from replblock.engine.verbs import stop
+
+        def ended(exit_code: int, lines: list[str]) -> None:
+            if exit_code:
+                self.log.write("error", "stop-refused", f"asked to stop: {' '.join(lines)}")
+                self._ended.set()
+            else:
+                self.finish()
+
+        stop(self, ended)
+
+    def finish(self) -> None:
+        """The core is down and the device detached: tidy up, in a thread, and leave."""
+        threading.Thread(target=self._finish, name="replblock-end", daemon=True).start()
+
+    def _finish(self) -> None:
+        self.guard.stop()
+        if self._publisher is not None:
+            self._publisher.withdraw()
+        try:
+            self.device.release()
+        except Exception as error:
+            self.log.write("warning", "device-left", f"{error}")
+        for ending in ("nbd", "pid"):
+            self.names.file(ending).unlink(missing_ok=True)
+        self.log.write("info", "engine-down", "stopped in good order")
+        with self.loop.lock:
+            self.control.close()
+        self.loop.stop()
+        self._ended.set()
+        self._leave(0)
+
+    def end(self) -> None:
+        """nbdkit itself is ending (its own signal, or its parent is gone): an orderly stop, in bounded time."""
+        if not self._ended.is_set():
+            self._leave = lambda code: None
+            self.post(self.stop_by_signal)
+            self._ended.wait(END_S)
+
+    # ---- what goes on
+
+    def _fatal(self, rule: str, text: str) -> None:
+        self.log.close()
+        self._leave(1)
+
+    def _state_changed(self, old: Any, new: Any) -> None:
+        self.post(self._publish)
+        disk = self.core.disk if hasattr(self.core, "disk") else self.disk
+        self.door.disk = disk
+
+    def _publish_timer(self) -> None:
+        self.loop.timer_call("publish", PUBLISH_MS)
+        self._publish()
+
+    def _publish(self) -> None:
+        """Status for `proc` and for those who watch events, if it changed."""
+        status = self.status()
+        if status == self._published:
+            return
+        self._published = status
+        if self._publisher is not None:
+            self._publisher.publish(status)
+        for client in self.control.streams():
+            client.push({"status": status})
+
+    def _report_handler(self, what: str, name: str, code: int | None) -> None:
+        for client in self.control.streams():
+            client.push({"helper": name, "what": what, "exit_code": code})
+
+    def status(self) -> dict[str, Any]:
+        """The core's status, with what only the engine knows."""
+        status: dict[str, Any] = self.core.status()
+        for item in status["devices"]:
+            item["open"] = bool(self.door.clients)
+            item["replblock-kernel-device"] = self.device.kernel_device
+            item["replblock-io"] = str(self.view.replblock["io"])
+        status["replblock-unused-options"] = unused_notes(self.view)
+        return status
