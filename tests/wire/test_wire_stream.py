@@ -67,6 +67,21 @@ def test_any_split_gives_the_packets_that_were_packed(sent, cuts) -> None:
     assert decoder.stalled_bytes() == 0 and decoder.partial == ""
 
 
+@pytest.mark.parametrize("version", [97, 101])
+def test_every_single_cut(version: int) -> None:
+    """All places where two pieces can meet, those one byte before an end included: random cuts rarely hit them."""
+    sent = [(Cmd.STATE, 0, b"abcd"), (Cmd.UNPLUG_REMOTE, 0, b""), (Cmd.DATA, 0, bytes(24) + b"x" * 512)]
+    packed = [pack_packet(version, cmd, body) for cmd, _, body in sent]
+    ends = [sum(map(len, packed[: count + 1])) for count in range(len(packed))]
+    data = b"".join(packed)
+    for cut in range(len(data) + 1):
+        whole = sum(end <= cut for end in ends)
+        decoder = agreed_decoder(Stream.DATA, version)
+        assert plain(decoder.feed(data[:cut])) == sent[:whole]
+        assert decoder.stalled_bytes() == cut - max([0, *ends[:whole]])
+        assert plain(decoder.feed(data[cut:])) == sent[whole:]
+
+
 @given(streams(max_packets=5))
 def test_byte_at_a_time(sent) -> None:
     stream, version, features, packets, data = sent

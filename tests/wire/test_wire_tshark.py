@@ -88,6 +88,30 @@ def test_volumes_and_a_body_over_many_segments(tmp_path: Path) -> None:
     assert (first.volume, second.volume) == (3, 32767)
 
 
+@pytest.mark.parametrize("lost", [3, 4, 5, 6])
+def test_the_helper_sees_a_hole_in_the_capture(tmp_path: Path, lost: int) -> None:
+    """dumpcap drops segments when its buffer is full: such a capture must not pass for a clean one."""
+    packet = pack_packet(101, Cmd.UNPLUG_REMOTE)
+    opening = Segment(DATA, True, pack_packet(0, Cmd.INITIAL_DATA))
+    segments = [opening, Segment(DATA, True, pack_packet(101, Cmd.DATA, bytes(24 + 4096)) + packet[:5])]
+    segments += [Segment(DATA, True, packet[5:]), Segment(DATA, True, packet)]
+    segments += [Segment(DATA, False, packet)]          # acknowledges everything before it
+    write_pcap(tmp_path / "whole.pcap", segments)
+    assert len(assert_clean(tmp_path / "whole.pcap")) == 5
+    write_pcap(tmp_path / "hole.pcap", segments, skip_frames={lost})
+    with pytest.raises(AssertionError):
+        assert_clean(tmp_path / "hole.pcap")
+
+
+def test_a_capture_may_end_in_half_a_packet_if_the_test_says_so(tmp_path: Path) -> None:
+    pcap = tmp_path / "cut.pcap"
+    cut = pack_packet(101, Cmd.DATA, bytes(24 + 4096))[:100]
+    write_pcap(pcap, [Segment(DATA, True, pack_packet(0, Cmd.INITIAL_DATA)), Segment(DATA, True, cut)])
+    with pytest.raises(AssertionError, match="100 of 108 bytes are in no packet"):
+        assert_clean(pcap)
+    assert len(assert_clean(pcap, whole=False)) == 1
+
+
 @pytest.mark.parametrize(
     "wrong", [pack_packet(101, 0x99, b"abc"), pack_packet(101, Cmd.STATE, b"ab"), b"GET / HTTP/1.1\r\n\r\n", b"rubbish"]
 )

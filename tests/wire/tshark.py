@@ -2,7 +2,7 @@
 """tshark's opinion of DRBD traffic: somebody else's dissector of the same protocol.
 
 write_pcap() makes captures of streams that were never on a network; dissect() and assert_clean() also take captures of
-real nodes (dumpcap -i lo -f 'tcp port 7788' -w FILE).
+real nodes (dumpcap -i lo -B 64 -f 'tcp port 7788' -w FILE; with its default buffer dumpcap often drops segments).
 
 tshark 4.0 has DRBD 9 in mind: it shows block_id and barrier byte-swapped, and labels disk states one too high; the
 numbers of the other fields are right.
@@ -13,7 +13,7 @@ from __future__ import annotations
 import struct
 import subprocess
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +31,7 @@ class Packet(NamedTuple):
     """One DRBD packet as tshark saw it. fields: name without "drbd." → values as shown (decimal, or hex for bytes)."""
 
     frame: int
+    stream: int                     # tshark's number of the TCP connection
     source_port: int
     command: int
     label: str
@@ -52,7 +53,8 @@ class Packet(NamedTuple):
 
 class Dissection(NamedTuple):
     packets: list[Packet]
-    complaints: list[str]           # malformed packets, unknown commands, and streams nobody recognised
+    complaints: list[str]           # malformed packets, unknown commands, other protocols
+    left_over: list[str]            # directions with bytes in no whole packet: a hole in the capture, or a cut
 
 
 class Segment(NamedTuple):
@@ -80,8 +82,11 @@ def _frame(source: int, target: int, ports: tuple[int, int], seq: int, ack: int,
     return ethernet + ip + tcp + data
 
 
-def write_pcap(path: Path, segments: Iterable[Segment], port: int = PORT) -> None:
-    """Write a capture in which the segments were sent in this order; connections are opened by a handshake first."""
+def write_pcap(path: Path, segments: Iterable[Segment], port: int = PORT, *, skip_frames: Container[int] = ()) -> None:
+    """Write a capture in which the segments were sent in this order; connections are opened by a handshake first.
+
+    skip_frames: frames, counted from 0, that were sent but are missing from the capture.
+    """
     frames: list[bytes] = []
     sequence: dict[int, list[int]] = {}         # stream → next sequence number of [listener, connector]
 
@@ -103,6 +108,8 @@ def write_pcap(path: Path, segments: Iterable[Segment], port: int = PORT) -> Non
     with path.open("wb") as file:
         file.write(struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 1 << 18, 1))
         for number, frame in enumerate(frames):
+            if number in skip_frames:
+                continue
             seconds, microseconds = 1_700_000_000 + number // 1000, number % 1000 * 1000
             file.write(struct.pack("<IIII", seconds, microseconds, len(frame), len(frame)) + frame)
 
@@ -119,13 +126,14 @@ def _show(element: ElementTree.Element, name: str) -> str:
     return next((field.get("show", "0") for field in element.iter("field") if field.get("name") == name), "0")
 
 
-def _packet(proto: ElementTree.Element, frame: int, source_port: int) -> Packet:
+def _packet(proto: ElementTree.Element, frame: int, stream: int = 0, source_port: int = 0) -> Packet:
     fields: dict[str, list[str]] = {}
     raw: dict[str, list[str]] = {}
     _walk(proto, fields, raw)
     command = next((field for field in proto.iter("field") if field.get("name") == "drbd.command"), None)
     return Packet(
         frame,
+        stream,
         source_port,
         int(fields["command"][0], 0) if command is not None else -1,
         (command.get("showname", "") if command is not None else proto.get("showname", "")),
@@ -144,7 +152,7 @@ def _complaints(packet: ElementTree.Element, frame: int) -> list[str]:
     for proto in packet.iterfind("proto"):
         name, title = proto.get("name", ""), proto.get("showname", "")
         if name == "drbd":
-            last = _packet(proto, frame, 0)
+            last = _packet(proto, frame)
             if "Unknown" in title:
                 found.append(f"frame {frame}: {title}")
         elif name == "_ws.malformed":
@@ -153,27 +161,66 @@ def _complaints(packet: ElementTree.Element, frame: int) -> list[str]:
         elif above_tcp and (name != _WRAPPER or proto.find("field[@name='data']") is not None):
             what = "bytes of no known protocol" if name == _WRAPPER else title or name
             found.append(f"frame {frame}: {what} where DRBD was expected")
-        above_tcp |= name == "tcp"
+        if name == "tcp":
+            above_tcp = True
     return found
+
+
+class _Sent:
+    """How many bytes each direction of each connection carried, by sequence numbers and by what the other side acked.
+
+    Neither resent segments nor frames recorded out of order matter, and a lost end is seen if it was acknowledged.
+    tshark's own mark for lost segments is no help: it also comes up when frames merely changed places.
+    """
+
+    def __init__(self) -> None:
+        self.ends: dict[tuple[int, int], int] = {}              # (connection, source port) → bytes
+        self.finished: dict[tuple[int, int], int] = {}          # … → bytes before its FIN, which is acked as one more
+
+    def look(self, element: ElementTree.Element) -> tuple[int, int]:
+        """Take one frame into account; returns its direction. Relative sequence numbers start at 1 after the SYN."""
+        stream, source, target = (int(_show(element, f"tcp.{name}")) for name in ("stream", "srcport", "dstport"))
+        way, back = (stream, source), (stream, target)
+        end = int(_show(element, "tcp.seq")) - 1 + int(_show(element, "tcp.len"))
+        self.ends[way] = max(self.ends.get(way, 0), end)
+        self.ends[back] = max(self.ends.get(back, 0), int(_show(element, "tcp.ack")) - 1)
+        if _show(element, "tcp.flags.fin") in ("1", "True"):
+            self.finished[way] = max(self.finished.get(way, 0), end)
+        return way
+
+    def total(self, way: tuple[int, int]) -> int:
+        """Bytes the direction carried."""
+        return min(self.ends[way], self.finished.get(way, self.ends[way]))
 
 
 def read(pcap: Path, port: int = PORT) -> Dissection:
     """Let tshark read a capture; everything it has to say about DRBD."""
     command = ["tshark", "-r", str(pcap), "-n", "--enable-heuristic", "drbd_tcp", "-o", "tcp.try_heuristic_first:TRUE",
-               "-o", "tcp.reassemble_out_of_order:TRUE", "-Y", f"tcp.port == {port} && tcp.len > 0", "-T", "pdml"]
+               "-o", "tcp.reassemble_out_of_order:TRUE", "-Y", f"tcp.port == {port}", "-T", "pdml"]
     packets: list[Packet] = []
     complaints: list[str] = []
+    sent = _Sent()
+    understood: dict[tuple[int, int], int] = {}         # (connection, source port) → bytes of whole packets
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as tshark:
         assert tshark.stdout is not None and tshark.stderr is not None
         for _, element in ElementTree.iterparse(tshark.stdout):
             if element.tag == "packet":
-                frame, source_port = int(_show(element, "frame.number")), int(_show(element, "tcp.srcport"))
+                frame = int(_show(element, "frame.number"))
+                way = sent.look(element)
                 complaints += _complaints(element, frame)
-                packets += [_packet(proto, frame, source_port) for proto in element.iterfind("proto[@name='drbd']")]
+                for proto in element.iterfind("proto[@name='drbd']"):
+                    packets.append(_packet(proto, frame, *way))
+                    understood[way] = understood.get(way, 0) + int(proto.get("size", "0"))
                 element.clear()
         errors = tshark.stderr.read().decode()
     assert tshark.returncode == 0, f"tshark could not read {pcap}: {errors}"
-    return Dissection(packets, complaints)
+    left_over = []
+    for way in sent.ends:
+        total, known = sent.total(way), understood.get(way, 0)
+        if total != known:
+            where = f"connection {way[0]} from port {way[1]}"
+            left_over.append(f"{where}: {total - known} of {total} bytes are in no packet")
+    return Dissection(packets, complaints, left_over)
 
 
 def dissect(pcap: Path, port: int = PORT) -> list[Packet]:
@@ -181,9 +228,14 @@ def dissect(pcap: Path, port: int = PORT) -> list[Packet]:
     return read(pcap, port).packets
 
 
-def assert_clean(pcap: Path, port: int = PORT) -> list[Packet]:
-    """Fail if tshark finds a malformed packet, an unknown command or bytes that are no DRBD; returns the packets."""
+def assert_clean(pcap: Path, port: int = PORT, *, whole: bool = True) -> list[Packet]:
+    """Fail if tshark finds a malformed packet, an unknown command, bytes that are no DRBD, or a hole in the capture.
+
+    Every byte of every connection must belong to a packet. whole=False waives that, for connections cut in the middle
+    of a packet as by a killed node; then only the drop count dumpcap prints tells of a hole. Returns the packets.
+    """
     dissection = read(pcap, port)
     assert dissection.packets, f"{pcap}: no DRBD packet recognised on port {port}"
     assert not dissection.complaints, "\n".join(dissection.complaints)
+    assert not whole or not dissection.left_over, "\n".join(dissection.left_over)
     return dissection.packets
