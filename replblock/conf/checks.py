@@ -36,7 +36,8 @@ def _name_stacked(configuration: Configuration) -> None:
                 raise ConfigError(host.file, host.line, f"resource {resource.name} stands on top of "
                                   f"{shown(host.lower or '')}, which is not defined")
             if any(below.kind == "stacked" for below in lower.hosts):
-                raise ConfigError(host.file, host.line, f"resource {lower.name} is stacked itself; stacking is one level deep")
+                raise ConfigError(host.file, host.line, f"resource {lower.name} is stacked itself; "
+                                  "stacking is one level deep")
             host.names = tuple(name for below in lower.hosts for name in below.names)
 
 
@@ -134,7 +135,7 @@ def _place(resource: Resource, *settings: Setting | None) -> tuple[str, int]:
 def protocol_needed(configuration: Configuration, resource: Resource) -> None:
     """8.3 has no default protocol."""
     if configuration.dialect == "8.3" and _net(configuration, resource, "protocol") is None:
-        raise ConfigError(resource.file, resource.line, f"resource {resource.name} has no protocol (neither has common); "
+        raise ConfigError(resource.file, resource.line, f"resource {resource.name} has no protocol, nor has common; "
                           "8.3 files must say 'protocol A;', B or C")
 
 
@@ -214,10 +215,17 @@ def patience_below_pings(configuration: Configuration, resource: Resource) -> No
         seconds = other.value if other is not None else 10
         if (timeout or other) and isinstance(tenths, int) and isinstance(seconds, int) and tenths >= seconds * 10:
             file, line = _place(resource, timeout, other)
-            configuration.warnings.append(f"{file}:{line}: resource {resource.name}: timeout ({tenths} x 0.1 s) should be "
-                                          f"less than {name} ({seconds} s)")
+            configuration.warnings.append(f"{file}:{line}: resource {resource.name}: timeout ({tenths} x 0.1 s) "
+                                          f"should be less than {name} ({seconds} s)")
+
+
+def proxies_on_both_sides(configuration: Configuration, resource: Resource) -> None:
+    without = [host for host in resource.hosts if host.proxy is None]
+    if without and len(without) < len(resource.hosts):
+        raise ConfigError(without[0].file, without[0].line, f"in resource {resource.name}, {without[0].title}: proxy "
+                          "missing; either all host sections have one or none")
 
 
 RULES: tuple[Callable[[Configuration, Resource], None], ...] = (
     protocol_needed, two_primaries_need_c, congestion_needs_a, stonith_not_with_a, primaries_are_hosts,
-    discarded_node_is_a_host, resync_after_exists, patience_below_pings)
+    discarded_node_is_a_host, proxies_on_both_sides, resync_after_exists, patience_below_pings)

@@ -65,8 +65,6 @@ def _resource_marks(child: Statement) -> Iterator[Mark]:
         return
     if child.keyword == "syncer" and child.block is not None:
         yield Mark("8.3", child, "'syncer'")
-    if child.keyword == "floating" and child.block is None:
-        yield Mark("8.4", child, "'floating' without a block")
     yield from _meta_disk_mark(child)
     if child.block is None:
         return

@@ -42,6 +42,7 @@ class Printer:
         self.configuration = configuration
         self.host_name = host_name
         self.addresses = addresses
+        self.here = set(configuration.resource_names(host_name, addresses))
         self.old = form == "8.3"
         self.without_ours = without_ours
 
@@ -50,9 +51,7 @@ class Printer:
             yield f"# {self.configuration.file}"
             yield from self.globals()
             if self.configuration.common is not None:
-                body = list(self.sections(self.configuration.common))
-                if body:
-                    yield from ("common {", *body, "}", "")
+                yield from ("common {", *self.sections(self.configuration.common), "}", "")
         for name, resource in self.configuration.resources.items():
             if wanted is None or name in wanted:
                 yield from self.resource(resource)
@@ -108,7 +107,13 @@ class Printer:
                 continue
             plugins = scope.sections.get(name, Settings()).plugins
             items = _written(scope, name) if self.old else scope.sections.get(name, Settings()).items
+            if isinstance(scope, Resource):
+                items = [item for item in items if not self._waits_for_a_stranger(item)]
             yield from self.section(name, items, plugins, 4)
+
+    def _waits_for_a_stranger(self, item: Setting) -> bool:
+        """resync-after of a resource that is not this node's means nothing here; drbdadm drops it."""
+        return item.name == "resync-after" and item.text.split("/")[0] not in self.here
 
     def section(self, name: str, items: list[Setting], plugins: list[tuple[str, ...]], indent: int) -> Iterator[str]:
         body = [self.option(item, indent + 4) for item in items if item.option.kind not in (FLAG, NAMES)]
@@ -159,7 +164,8 @@ class Printer:
         width = NAME_WIDTH - indent
         pad = " " * indent
         if not self.old:
-            yield from self.section("disk", volume.settings.items, [], indent)
+            items = [item for item in volume.settings.items if not self._waits_for_a_stranger(item)]
+            yield from self.section("disk", items, [], indent)
         if volume.device is not None:
             yield f"{pad}{'device':<{width}} {self._device(volume.device)};"
         if volume.disk is not None:
@@ -178,8 +184,8 @@ class Printer:
         if meta.kind == "internal" or meta.path is None:
             return f"{'meta-disk':<{width}} internal"
         if meta.kind == "indexed":
-            return f"{'meta-disk':<{width}} {quoted(meta.path)} [{meta.index}]"
-        return f"{'flexible-meta-disk' if self.old else 'meta-disk':<{width}} {quoted(meta.path)}"
+            return f"{'meta-disk':<16} {quoted(meta.path)} [{meta.index}]"
+        return f"{'flexible-meta-disk' if self.old else 'meta-disk':<16} {quoted(meta.path)}"
 
     def _proxy(self, host: HostSection) -> Iterator[str]:
         if host.proxy is None:

@@ -8,7 +8,7 @@ import os.path
 import sys
 from collections.abc import Callable
 
-from .errors import ConfigError, shown
+from .errors import ConfigError, printable
 from .lexer import MAX_FILE_BYTES, tokens
 from .tree import Statement, parse_tree
 from .values import plain
@@ -76,7 +76,7 @@ class Files:
         except ValueError as error:  # a name no file can have
             reason = str(error)
         if included_by is not None:
-            raise included_by.error(f"cannot read included file {shown(path)}: {reason}")
+            raise included_by.error(f"cannot read included file '{printable(path)}': {reason}")
         raise ConfigError(name, 0, f"cannot read the configuration: {reason}")
 
     def _included(self, statement: Statement, including: str, depth: int) -> list[Statement]:

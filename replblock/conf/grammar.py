@@ -16,8 +16,8 @@ def need_block(statement: Statement, words: int = 1) -> list[Statement]:
     """The block of a section whose head has exactly that many words."""
     if len(statement.words) > words:
         extra = statement.words[words]
-        raise statement.error(f"found {shown(extra.text)} after {shown(statement.words[words - 1].text)}; expected '{{'",
-                              extra.line)
+        after = statement.words[words - 1]
+        raise statement.error(f"found {shown(extra.text)} after {shown(after.text)}; expected '{{'", extra.line)
     if statement.block is None:
         raise statement.error(f"found ';' after {shown(statement.text())}; expected '{{'")
     return statement.block

@@ -17,7 +17,7 @@ from .grammar import (
     unexpected,
     volume_statement,
 )
-from .hosts import add_host
+from .hosts import HEADS, add_host
 from .model import Configuration, Resource, Scope
 from .tree import Statement
 from .values import plain, setting
@@ -64,7 +64,7 @@ class Parser:
         scope = Scope("common", statement.file, statement.line)
         self.configuration.common = scope
         for child in block:
-            if child.keyword in ("on", "floating", "stacked-on-top-of"):
+            if child.keyword in HEADS:
                 raise child.error(f"{shown(child.keyword)} in common; hosts belong into a resource")
             self._scope(scope, child)
 
@@ -79,7 +79,7 @@ class Parser:
         resource = Resource(title, statement.file, statement.line, configuration=self.configuration)
         self.configuration.resources[title] = resource
         for child in block:
-            if child.keyword in ("on", "floating", "stacked-on-top-of"):
+            if child.keyword in HEADS:
                 add_host(resource, child, self.dialect)
             else:
                 self._scope(resource, child)
@@ -90,7 +90,10 @@ class Parser:
         keyword = child.keyword
         if keyword not in RESOURCE_WORDS[self.dialect]:
             where = "common" if scope.name == "common" and not isinstance(scope, Resource) else f"resource {scope.name}"
-            raise unexpected(child, where, RESOURCE_WORDS[self.dialect], self.dialect)
+            known = RESOURCE_WORDS[self.dialect]
+            if where == "common":
+                known = tuple(word for word in known if word not in HEADS)
+            raise unexpected(child, where, known, self.dialect)
         if keyword == "protocol":
             self._protocol(scope, child)
         elif keyword == "ignore-on":

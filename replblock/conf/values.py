@@ -71,7 +71,8 @@ def _without_is_default(words: list[Token], dialect: str) -> list[Token]:
 
 def _switch(statement: Statement, spelling: Spelling, rest: list[Token], dialect: str) -> tuple[str, bool]:
     name = statement.words[0].text
-    bare_only = spelling.option.kind == FLAG or spelling.negated or (dialect == "8.3" and spelling.option.since != "ours")
+    option = spelling.option
+    bare_only = option.kind == FLAG or spelling.negated or (dialect == "8.3" and option.since != "ours")
     if not rest:
         on = not spelling.negated
         return ("yes" if on else "no"), on
@@ -142,8 +143,8 @@ def number(statement: Statement, word: Token, option: Option, dialect: str) -> i
     match = NUMBER_TEXT.fullmatch(word.text)
     suffix = match.group(3).lower() if match else ""
     if match is None or (option.kind == INTEGER and (suffix or match.group(1))):
-        raise statement.error(f"{option.name} {shown(word.text)} is not a number; expected {_expected(option, dialect)}",
-                              word.line)
+        expected = _expected(option, dialect)
+        raise statement.error(f"{option.name} {shown(word.text)} is not a number; expected {expected}", word.line)
     low, high = option.range(dialect)
     digits = match.group(2).lstrip("0") or "0"
     if len(digits) > MAX_DIGITS or match.group(1):
@@ -161,14 +162,16 @@ def number(statement: Statement, word: Token, option: Option, dialect: str) -> i
 def _out_of_range(statement: Statement, word: Token, option: Option, dialect: str, meant: str) -> ConfigError:
     low, high = option.range(dialect)
     unit = f" ({option.unit})" if option.unit else ""
-    return statement.error(f"{option.name} {shown(word.text)[1:-1]}{meant} out of range [{low}..{high}]{unit}", word.line)
+    text = f"{option.name} {shown(word.text)[1:-1]}{meant} out of range [{low}..{high}]{unit}"
+    return statement.error(text, word.line)
 
 
 def _expected(option: Option, dialect: str = "8.4") -> str:
     if option.kind in (NUMBER, INTEGER):
         low, high = option.range(dialect)
         suffixes = "" if option.kind == INTEGER or high < 1024 else ", suffix K, M, G or s"
-        return f"{low}..{high}{' ' + option.unit if option.unit else ''}{suffixes}"
+        unit = f" ({option.unit})" if option.unit else ""
+        return f"{low}..{high}{unit}{suffixes}"
     if option.kind in (ENUM, WORD):
         return " | ".join(option.words)
     if option.kind == BOOL:

@@ -77,7 +77,7 @@ class NodeView:
 
 def unused_notes(view: NodeView) -> list[str]:
     """The same as sentences, for `status`."""
-    return [f"{item.file}:{item.line}: {item.option.section} {{ {item.name} }} is accepted but has no effect in replblock"
+    return [f"{item.file}:{item.line}: {item.option.section} {{ {item.name} }} is accepted, without effect in replblock"
             for item in view.unused()]
 
 
@@ -109,7 +109,8 @@ def global_options(configuration: Configuration) -> Options:
     """The global section with its defaults; needs no resource."""
     made = configuration.globals
     return MappingProxyType({
-        option.name: _value(configuration, option.default_of(configuration.dialect), made.get(option.name) if made else None)
+        option.name: _value(configuration, option.default_of(configuration.dialect),
+                            made.get(option.name) if made else None)
         for option in TABLE if option.section == "global"})
 
 
@@ -128,7 +129,7 @@ def _value(configuration: Configuration, default: Value, setting: Setting | None
 
 def _me(resource: Resource, host_name: str, addresses: tuple[str, ...]) -> HostSection:
     if host_name in resource.ignore_on:
-        raise ConfigError(resource.file, resource.line, f"resource {resource.name} is ignored on {host_name} (ignore-on)")
+        raise ConfigError(resource.file, resource.line, f"resource {resource.name} is ignored on {host_name}")
     found = [host for host in resource.hosts if host_name in host.names]
     found += [host for host in resource.hosts
               if host.kind == "floating" and host.address is not None and host.address.host in addresses]
@@ -138,8 +139,8 @@ def _me(resource: Resource, host_name: str, addresses: tuple[str, ...]) -> HostS
     if found:
         return found[0]
     there = "; ".join(host.title for host in resource.hosts) or "no host at all"
-    raise ConfigError(resource.file, resource.line, f"resource {resource.name} has no host section for {shown(host_name)}; "
-                      f"it has: {there} (node names are those of uname -n, or given by --host)")
+    raise ConfigError(resource.file, resource.line, f"resource {resource.name} has no host section for "
+                      f"{shown(host_name)}; it has: {there} (node names are those of uname -n, or given by --host)")
 
 
 def _peer(resource: Resource, me: HostSection, host_name: str, wanted: str | None) -> HostSection:

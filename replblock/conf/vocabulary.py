@@ -75,6 +75,8 @@ DRBD_9 = frozenset((
     "on-suspended-primary-outdated", "block-size", "load-balance-paths", "rdma-ctrl-rcvbuf-size", "fencing-policy",
     "allow-remote-read", "require-drbd-module-version-eq", "require-drbd-module-version-ge"))
 
+FEW = 14  # a list longer than this hides the message it belongs to
+
 CONNECT_ONLY = {"discard-my-data": "replctl connect --discard-my-data RES", "tentative": "replctl explain RES",
                 "dry-run": "replctl explain RES"}
 
@@ -96,12 +98,16 @@ def why_not(word: str, section: str, dialect: str) -> str:
         near = nearest(word, WORDS[dialect][other])
         if near:
             return f"{head}; did you mean '{near}' of section {other}?"
+    known = sorted(WORDS[dialect].get(section, ()))
+    if len(known) <= FEW:
+        return f"{head}; expected one of: {', '.join(known)}"
     return f"{head}; expected an option of {section} or '}}'"
 
 
 def _places(word: str, section: str, dialect: str) -> str:
     """Where this very word does stand: another section, or the other dialect."""
-    here = [name for name, words in sorted(WORDS[dialect].items()) if word in words and name != section]
+    here = [name for name, words in sorted(WORDS[dialect].items())
+            if word in words and name != section and (dialect, name) != ("8.4", "syncer")]
     if here:
         return f"it belongs in section {' or '.join(here)}"
     other = "8.3" if dialect == "8.4" else "8.4"

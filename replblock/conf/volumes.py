@@ -43,7 +43,7 @@ def end(statement: Statement, used: int) -> None:
     if len(statement.words) > used:
         extra, last = statement.words[used], statement.words[used - 1]
         if extra.line > last.line and extra.kind == "word":
-            raise statement.error(f"';' missing after {shown(' '.join(w.text for w in statement.words[:used]))}", last.line)
+            raise statement.error(f"';' missing after {shown(statement.text(used))}", last.line)
         raise statement.error(f"found {shown(extra.text)} after {shown(last.text)}; expected ';'", extra.line)
 
 
