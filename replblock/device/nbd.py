@@ -78,10 +78,20 @@ def _connect(reservation: Reservation, export: Export, descriptor: int, identifi
                 if problem.errno == errno.EBUSY and time.monotonic() < deadline:
                     time.sleep(RETRY_STEP_S)
                     continue
-                who = names.nbd_owner(reservation.device_index, host)
-                blamed = f"is taken by {who}" if problem.errno == errno.EBUSY else f"{problem.strerror}; see: dmesg"
-                raise DeviceError(f"{reservation.name}: {reservation.kernel_name} {blamed}; "
-                                  f"or {CAPABLE_MODES}") from problem
+                raise _refused(reservation, problem, host) from problem
+
+
+def _refused(reservation: Reservation, problem: OSError, host: Host) -> Exception:
+    """A taken device can be left to whoever took it if only the name is ours: FileExistsError asks for another."""
+    if problem.errno != errno.EBUSY:
+        return DeviceError(f"{reservation.name}: {reservation.kernel_device} cannot be connected: "
+                           f"{problem.strerror}; see: dmesg, or {CAPABLE_MODES}")
+    taken = not names.nbd_is_free(reservation.device_index, host)
+    who = names.nbd_owner(reservation.device_index, host) if taken else "a program that has it open"
+    text = f"{reservation.kernel_device} is taken by {who}; see: fuser -v {reservation.kernel_device}"
+    if taken and reservation.made_node:
+        return FileExistsError(errno.EEXIST, text, reservation.name)
+    return DeviceError(f"{reservation.name}: {text}")
 
 
 def tune(reservation: Reservation, host: Host) -> None:

@@ -169,7 +169,7 @@ def test_an_exclusive_holder_keeps_mounts_away(bench: Bench) -> None:
     attached = bench.attach()
     run("mkfs.ext3", "-q", attached.name)
     with device.held_exclusively(attached):
-        with pytest.raises(AssertionError, match="already mounted|busy"):
+        with pytest.raises(AssertionError, match=r"already mounted|busy"):
             run("mount", attached.name, bench.mount)
         with pytest.raises(device.DeviceInUseError):
             device.detach(attached)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import struct
 import threading
@@ -89,7 +90,7 @@ def test_a_server_that_hangs_up(tmp_path: Path) -> None:
 def test_any_split_gives_the_same(cuts: list[int]) -> None:
     handshake, said = Handshake("0"), b""
     edges = sorted({0, len(GOOD), *cuts})
-    for start, end in zip(edges, edges[1:]):
+    for start, end in itertools.pairwise(edges):
         said += handshake.receive(GOOD[start:end])
     assert handshake.export == Export(1 << 30, 0x16D, 4096, 65536, 1 << 20)
     assert said == (b"\0\0\0\3" + b"IHAVEOPT" + struct.pack(">II", 7, 9) + struct.pack(">I", 1) + b"0"
