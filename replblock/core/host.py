@@ -92,6 +92,9 @@ class Host(Protocol):
     def send(self, sock: int, parts: Sequence[Buffer]) -> None:
         """Queue bytes in order; they leave in one go at the end of the wake-up. Unknown socket: ignored."""
 
+    def push(self, sock: int) -> None:
+        """Send what is queued for `sock` now, so that the peer works while this node writes its own disk."""
+
     def unsent_bytes(self, sock: int) -> int:
         """Bytes queued by `send` that TCP has not taken yet."""
 

@@ -29,7 +29,7 @@ class Request:
     """
 
     __slots__ = (
-        "_epoch", "_ident", "_net", "_sent_ms", "_waits", "data", "done", "errno", "fua", "length_bytes",
+        "_epoch", "_ident", "_net", "_parent", "_sent_ms", "_waits", "data", "done", "errno", "fua", "length_bytes",
         "may_punch", "offset_bytes", "op",
     )  # fmt: skip
 
@@ -56,4 +56,5 @@ class Request:
         self._net = 0
         self._ident = b""
         self._epoch: object = None
+        self._parent: Request | None = None
         self._sent_ms = 0

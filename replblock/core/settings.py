@@ -13,6 +13,8 @@ class Settings:
     resource: str = "r0"
     node: str = "here"
     peer_node: str = "peer"
+    own_address: str = ""
+    """ADDRESS:PORT as configured; decides which of two crossing connections stays."""
     peer_address: str = ""
     volume: int = 0
     minor: int = 0

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The activity log of a running node: which 4 MiB extents may be written now.
+
+A write may begin only when its extents are hot, that is: named by the activity log on disk. After a crash the
+hot extents, and only they, are taken as different. An extent may leave the log only when all its writes are on
+this disk and covered by a barrier ack, and when its bitmap blocks are on disk (DRBD 8.4 activity log, writing rules).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from replblock.core.host import Disk
+from replblock.meta.activity_log import CONTEXT_PER_BLOCK, UPDATES_PER_BLOCK, pack_transaction, position
+from replblock.meta.bitmap import Bitmap
+from replblock.meta.geometry import Geometry
+
+EXTENT_BYTES_LOG2 = 22
+FREE_SLOT = 0xFFFFFFFF
+EVICT_AHEAD = 32
+"""Extents evicted at once when the log is full: each eviction costs a flush, so it is shared."""
+BITS_PER_BITMAP_BLOCK_LOG2 = 15
+BITS_PER_EXTENT_LOG2 = 10
+
+Start = Callable[[], None]
+
+
+class Pins(Protocol):
+    """Who knows which extents still have writes under way."""
+
+    def pinned(self, extent: int) -> bool: ...
+
+    def unpin_soon(self, retry: Callable[[], None]) -> None:
+        """Ask for the open epoch to be finished; `retry` is called when extents may have become free."""
+
+
+class ActivityLog:
+    """Hot extents in memory and on disk. `commit` is called once per wake-up: many extents share a transaction."""
+
+    def __init__(
+        self, disk: Disk, geometry: Geometry, bitmap: Bitmap, slots: int, pins: Pins, failed: Callable[[int], None]
+    ) -> None:
+        self._disk = disk
+        self._geometry = geometry
+        self._bitmap = bitmap
+        self._pins = pins
+        self._failed = failed
+        self._context = [FREE_SLOT] * slots
+        self._free = list(range(slots - 1, -1, -1))
+        self._number = 0
+        self._context_start = 0
+        self._waiting: deque[tuple[int, int, Start]] = deque()
+        self._busy = False
+        self.disabled = False
+        """al-updates no: everything counts as hot, a crash means a full resync."""
+        self.hot: dict[int, int] = {}
+        """Extent → slot, least recently used first as far as `touch` was called."""
+        self.transactions = 0
+
+    def covers(self, first: int, last: int) -> bool:
+        """True if a write to extents first..last may begin now."""
+        hot = self.hot
+        return self.disabled or all(extent in hot for extent in range(first, last + 1))
+
+    def want(self, first: int, last: int, start: Start) -> None:
+        """Call `start` as soon as the extents are hot; the transaction leaves at the end of the wake-up."""
+        self._waiting.append((first, last, start))
+
+    def touch(self, extents: set[int]) -> None:
+        """These were used lately: evict others first."""
+        hot = self.hot
+        for extent in extents:
+            slot = hot.pop(extent, None)
+            if slot is not None:
+                hot[extent] = slot
+
+    def forget_waiting(self) -> list[Start]:
+        """The disk is gone: hand back what waited."""
+        waiting, self._waiting = self._waiting, deque()
+        return [start for _, _, start in waiting]
+
+    @property
+    def busy(self) -> bool:
+        """A transaction or an eviction is under way, or something waits for one."""
+        return self._busy or bool(self._waiting)
+
+    def commit(self) -> None:
+        """Make hot what the waiting writes need, as much as one transaction holds."""
+        if self._busy or not self._waiting:
+            return
+        wanted: dict[int, None] = {}
+        for first, last, _ in self._waiting:
+            missing = [e for e in range(first, last + 1) if e not in self.hot and e not in wanted]
+            if len(wanted) + len(missing) > UPDATES_PER_BLOCK:
+                break
+            wanted.update(dict.fromkeys(missing))
+        if not wanted:
+            self._release()
+            return
+        if len(self._free) >= len(wanted):
+            self._busy = True
+            self._write([(self._free.pop(), extent) for extent in wanted])
+            return
+        needed = len(wanted) - len(self._free)
+        keep = {e for first, last, _ in self._waiting for e in range(first, last + 1)}
+        victims = []
+        for extent in self.hot:
+            if extent not in keep and not self._pins.pinned(extent):
+                victims.append(extent)
+                if len(victims) == needed + EVICT_AHEAD:
+                    break
+        self._busy = True
+        if len(victims) < needed:
+            self._pins.unpin_soon(self._retry)
+        else:
+            self._evict(victims, list(wanted))
+
+    def _retry(self) -> None:
+        self._busy = False
+        self.commit()
+
+    def _evict(self, victims: list[int], wanted: list[int]) -> None:
+        """Data before bitmap before log: only then is the extent's state told without the log."""
+
+        def flushed(errno: int) -> None:
+            if errno:
+                self._fail(errno)
+                return
+            first = BITS_PER_BITMAP_BLOCK_LOG2 - BITS_PER_EXTENT_LOG2
+            theirs = {extent >> first for extent in victims}
+            pending = self._bitmap.take_changed_blocks()
+            changed = [n for n in pending if n in theirs]
+            self._bitmap.mark_changed(n for n in pending if n not in theirs)
+            if changed:
+                base = self._geometry.bm_offset_bytes
+                self._disk.meta_write([(base + 4096 * n, self._bitmap.block(n)) for n in changed], bits_on_disk)
+            else:
+                bits_on_disk(0)
+
+        def bits_on_disk(errno: int) -> None:
+            if errno:
+                self._fail(errno)
+                return
+            freed = [self.hot.pop(extent) for extent in victims]
+            updates = []
+            for extent in wanted:
+                slot = self._free.pop() if self._free else freed.pop()
+                updates.append((slot, extent))
+            room = UPDATES_PER_BLOCK - len(updates)
+            # slots that were freed ahead are cleared on disk too, as far as the transaction has room; a slot that
+            # still names a cold extent only makes a crash resync a little more
+            updates += [(slot, FREE_SLOT) for slot in freed[:room]]
+            self._free += freed
+            self._write(updates)
+
+        self._disk.flush(flushed)
+
+    def _write(self, updates: list[tuple[int, int]]) -> None:
+        number = self._number
+        self._number = (number + 1) & 0xFFFFFFFF
+        start = self._context_start
+        window = self._context[start : start + CONTEXT_PER_BLOCK]
+        block = pack_transaction(number, updates, start, window, len(self._context))
+        self._context_start = start + CONTEXT_PER_BLOCK if start + CONTEXT_PER_BLOCK < len(self._context) else 0
+        for slot, extent in updates:
+            self._context[slot] = extent
+        g = self._geometry
+        where = g.al_offset_bytes + 4096 * position(number, g.al_stripes, g.al_stripe_size_4k)
+        self.transactions += 1
+
+        def written(errno: int) -> None:
+            if errno:
+                self._fail(errno)
+                return
+            for slot, extent in updates:
+                if extent != FREE_SLOT:
+                    self.hot[extent] = slot
+            self._busy = False
+            self._release()
+
+        self._disk.meta_write([(where, block)], written)
+
+    def _release(self) -> None:
+        """Start what is covered now, in order of arrival; the rest goes into the next transaction."""
+        waiting, self._waiting = self._waiting, deque()
+        for first, last, start in waiting:
+            if self.covers(first, last):
+                start()
+            else:
+                self._waiting.append((first, last, start))
+        self.commit()
+
+    def _fail(self, errno: int) -> None:
+        self._busy = False
+        self._failed(errno)

@@ -1,0 +1,443 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The operator's commands, and what the peer's operator asks of us. A refused command changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from replblock.core.roles import Roles
+from replblock.meta.errors import MetadataError
+from replblock.meta.superblock import Superblock
+from replblock.state.codes import Code
+from replblock.state.names import STARTING_SYNC, Conn, Disk, Role
+from replblock.state.packed import State, state_mask
+from replblock.state.requests import reply_to_request
+from replblock.state.transitions import Refusal
+from replblock.wire import flags
+from replblock.wire.commands import Cmd
+from replblock.wire.packets import StateChangeReply, StateChangeRequest
+
+if TYPE_CHECKING:
+    from replblock.core.resource import Resource
+
+EXIT_CONFIG = 10
+EXIT_TIMEOUT = 5
+EXIT_UNKNOWN = 20
+
+
+class Answer(NamedTuple):
+    """What a command came to: exit code, lines for stderr (the error sentence first), data for the caller."""
+
+    exit_code: int = 0
+    lines: list[str] = []
+    data: dict[str, Any] = {}
+
+
+Reply = Callable[[Answer], None]
+
+
+class Pending(NamedTuple):
+    """Our own cluster-wide change that waits for the peer's answer."""
+
+    done: Callable[[int | None], None]
+
+
+class Admin:
+    """Dispatches commands; `roles` does promotion and demotion."""
+
+    def __init__(self, resource: Resource) -> None:
+        self._r = resource
+        self.roles = Roles(resource, self)
+        self.pending: Pending | None = None
+        self._waits: dict[str, tuple[Callable[[State], bool], Reply]] = {}
+        self._wait_number = 0
+        self._verbs: dict[str, Callable[[dict[str, Any], Reply], None]] = {
+            "attach": self._attach, "detach": self._detach, "connect": self._connect, "disconnect": self._disconnect,
+            "primary": self.roles.primary, "secondary": self.roles.secondary, "down": self._down,
+            "invalidate": self._invalidate, "invalidate_remote": self._invalidate_remote, "outdate": self._outdate,
+            "pause_sync": self._pause_sync, "resume_sync": self._resume_sync, "net_options": self._net_options,
+            "new_current_uuid": self._new_current_uuid,
+            "wait_connect": self._wait_connect, "wait_sync": self._wait_sync,
+        }  # fmt: skip
+
+    def command(self, verb: str, args: dict[str, Any], reply: Reply) -> None:
+        """Carry out a command."""
+        action = self._verbs.get(verb)
+        if action is None:
+            reply(Answer(EXIT_UNKNOWN, [f"{self._r.settings.resource}: unknown command '{verb}'"]))
+        else:
+            action(args, reply)
+
+    # --- answers ---
+
+    @property
+    def minor(self) -> str:
+        """How DRBD names a volume in its messages."""
+        return str(self._r.settings.minor)
+
+    def refused(self, refusal: Refusal, name: str | None = None) -> Answer:
+        """The answer to a refused change of state, in DRBD's words, with our rule behind it."""
+        return self.refused_code(refusal.code, name, refusal.rule)
+
+    def refused_code(self, code: Code, name: str | None = None, rule: str = "") -> Answer:
+        """The same for a bare code."""
+        line = f"{name or self.minor}: State change failed: ({int(code)}) {code.text}"
+        return Answer(code.exit_code, [line + (f" [{rule}]" if rule else "")], {"code": int(code), "rule": rule})
+
+    def failure(self, number: int, text: str, name: str | None = None) -> Answer:
+        """A configuration error."""
+        return Answer(EXIT_CONFIG, [f"{name or self.minor}: Failure: ({number}) {text}"], {"code": number})
+
+    # --- asking the peer ---
+
+    def ask_peer(self, done: Callable[[int | None], None], connection: bool = False, **fields: int) -> None:
+        """P_STATE_CHG_REQ; `done(retcode)`, or done(None) when the connection broke before the answer."""
+        r = self._r
+        link = r.links.link
+        assert link is not None
+        self.pending = Pending(done)
+        body = StateChangeRequest(*state_mask(**fields)).pack()
+        if connection and link.version >= 100:
+            r.links.send_connection(Cmd.CONN_ST_CHG_REQ, body)
+        else:
+            r.links.send(Cmd.STATE_CHG_REQ, body)
+        r.host.timer("admin-ask", max(r.settings.timeout_ms, 4 * r.settings.ping_timeout_ms))
+
+    def on_state_reply(self, body: memoryview) -> None:
+        """P_STATE_CHG_REPLY, P_CONN_ST_CHG_REPLY."""
+        self._answered(StateChangeReply.unpack(body).retcode)
+
+    def _answered(self, retcode: int | None) -> None:
+        pending, self.pending = self.pending, None
+        self._r.host.timer("admin-ask", None)
+        if pending is not None:
+            pending.done(retcode)
+
+    def connection_lost(self) -> None:
+        """No answer will come."""
+        self._answered(None)
+
+    def drained(self) -> None:
+        """No request is under way."""
+        self.roles.drained()
+
+    def busy(self) -> Answer:
+        """Another change of ours is under way."""
+        return self.refused_code(Code.IN_TRANSIENT_STATE, None, "own-change-in-flight")
+
+    def _peer_refused(self, retcode: int | None) -> Answer:
+        if retcode is None:
+            return self.refused_code(Code.IN_TRANSIENT_STATE, None, "connection-lost-while-asking")
+        return self.refused_code(Code.CW_FAILED_BY_PEER, None, f"peer answered {retcode}")
+
+    # --- the peer asks ---
+
+    def on_state_request(self, body: memoryview) -> None:
+        """P_STATE_CHG_REQ."""
+        self._on_request(body, Cmd.STATE_CHG_REPLY)
+
+    def on_connection_request(self, body: memoryview) -> None:
+        """P_CONN_ST_CHG_REQ."""
+        self._on_request(body, Cmd.CONN_ST_CHG_REPLY)
+
+    def _on_request(self, body: memoryview, answer: Cmd) -> None:
+        r = self._r
+        link = r.links.link
+        assert link is not None
+        request = StateChangeRequest.unpack(body)
+        verdict = reply_to_request(
+            r.state, request.mask, request.val, r.rules(),
+            own_change_in_flight=self.pending is not None, resolve_conflicts=link.resolve_conflicts,
+        )  # fmt: skip
+        r.links.send_meta(answer, StateChangeReply(int(verdict.code)).pack())
+        if verdict.state is None:
+            if verdict.code < Code.SUCCESS:
+                r.host.log("info", verdict.rule, f"refused the peer's state change: ({int(verdict.code)}) {verdict.code.text}")
+            return
+        new = verdict.state
+        if new.conn == Conn.TEAR_DOWN:
+            r.host.push(link.meta)
+            if new.disk != r.state.disk:
+                r.change("peer-outdates-us", forced=True, disk=new.disk)
+            r.links.drop(Conn.TEAR_DOWN, "peer-disconnects", "the peer disconnects by order of its operator", "notice")
+            return
+        r.change("peer-requests", forced=True, **new._asdict())
+        if new.conn in STARTING_SYNC:
+            r.sync.starting(r.state.conn)
+
+    # --- disk ---
+
+    def _attach(self, args: dict[str, Any], reply: Reply) -> None:
+        r = self._r
+        if r.meta is not None:
+            reply(self.failure(124, "Device is attached to a disk (use detach first)"))
+            return
+        disk, geometry = args["disk"], args["geometry"]
+        try:
+            superblock = Superblock.unpack(disk.meta_read(geometry.superblock_offset_bytes, 4096))
+        except MetadataError as error:
+            text = f"No valid meta-data signature found. {error}; run: replctl create-md {r.settings.resource}"
+            reply(self.failure(119, text))
+            return
+        except OSError as error:
+            reply(self.failure(118, f"IO error(s) occurred during initial access to meta-data. {error}"))
+            return
+        name = self.minor
+
+        def done(problem: str) -> None:
+            reply(Answer(EXIT_CONFIG, [f"{name}: Failure: {problem}"]) if problem else Answer())
+
+        r.attachment.attach(disk, geometry, superblock, done)
+
+    def _detach(self, args: dict[str, Any], reply: Reply) -> None:
+        r = self._r
+        if r.meta is None:
+            reply(Answer())
+            return
+        refusal = r.would(disk=Disk.FAILED)
+        if refusal is not None and not args.get("force"):
+            reply(self.refused(refusal))
+            return
+
+        def go(retcode: int | None = 1) -> None:
+            if retcode is not None and retcode < 1:
+                reply(self._peer_refused(retcode))
+                return
+            r.attachment.detach(lambda: reply(Answer()))
+
+        if r.state.conn >= Conn.CONNECTED and not args.get("force"):
+            if self.pending is not None:
+                reply(self.busy())
+                return
+            self.ask_peer(go, disk=Disk.FAILED)
+        else:
+            go()
+
+    # --- connection ---
+
+    def _connect(self, args: dict[str, Any], reply: Reply) -> None:
+        r = self._r
+        if r.state.conn != Conn.STANDALONE:
+            reply(self.failure(125, "Device has a net-config (use disconnect first)", r.settings.resource))
+            return
+        if args.get("discard_my_data") and r.state.role == Role.PRIMARY:
+            text = "--discard-my-data not allowed when primary."
+            reply(self.failure(123, text, r.settings.resource))
+            return
+        r.handshake.discard_my_data = bool(args.get("discard_my_data"))
+        r.handshake.dry_run = bool(args.get("tentative"))
+        r.change("connect", forced=True, conn=Conn.UNCONNECTED)
+        r.change("connect", forced=True, conn=Conn.WF_CONNECTION)
+        r.links.seek()
+        reply(Answer())
+
+    def _disconnect(self, args: dict[str, Any], reply: Reply) -> None:
+        r = self._r
+        name = r.settings.resource
+        if r.state.conn == Conn.STANDALONE:
+            answer = self.failure(162, "Invalid configuration request", name)
+            reply(answer._replace(lines=[*answer.lines, "additional info from kernel:", "unknown connection"]))
+            return
+        if r.state.conn < Conn.CONNECTED or args.get("force"):
+            self._go_standalone()
+            reply(Answer())
+            return
+        if self.pending is not None:
+            reply(self.busy())
+            return
+        wanted: dict[str, int] = {"conn": Conn.DISCONNECTING}
+        refusal = r.would(**wanted)
+        if refusal is not None and refusal.code == Code.PRIMARY_NOP:
+            wanted["pdsk"] = Disk.OUTDATED  # the peer outdates itself on the way out
+            refusal = r.would(**wanted)
+        if refusal is not None:
+            reply(self.refused(refusal, name))
+            return
+
+        def answered(retcode: int | None) -> None:
+            if retcode is not None and retcode < 1:
+                reply(self._peer_refused(retcode))
+                return
+            if "pdsk" in wanted and retcode is not None:
+                r.change("peer-outdated", forced=True, pdsk=Disk.OUTDATED)
+            self._go_standalone()
+            reply(Answer())
+
+        self.ask_peer(answered, connection=True, **wanted)
+
+    def _go_standalone(self) -> None:
+        r = self._r
+        if r.links.link is not None:
+            r.links.drop(Conn.DISCONNECTING, "disconnect", "")
+            return
+        r.links.stop()
+        r.change("disconnect", forced=True, conn=Conn.DISCONNECTING)
+        r.change("disconnect", forced=True, conn=Conn.STANDALONE)
+
+    def _net_options(self, args: dict[str, Any], reply: Reply) -> None:
+        """New settings while running; what the peer must agree with is agreed anew by reconnecting."""
+        r = self._r
+        old, r.settings = r.settings, args["settings"]
+        r.links.rendezvous.settings = r.settings
+        shared = ("protocol", "after_sb_0pri", "after_sb_1pri", "after_sb_2pri", "allow_two_primaries",
+                  "data_integrity_alg", "cram_hmac_alg", "shared_secret", "verify_alg", "csums_alg", "peer_address",
+                  "own_address")  # fmt: skip
+        if any(getattr(old, name) != getattr(r.settings, name) for name in shared):
+            if r.links.link is not None:
+                r.links.drop(Conn.NETWORK_FAILURE, "settings-changed", "the settings changed: connecting anew", "notice")
+            elif r.state.conn == Conn.WF_CONNECTION:
+                r.links.stop()
+                r.links.seek()
+        r.primary.disk_changed()
+        reply(Answer())
+
+    def _down(self, args: dict[str, Any], reply: Reply) -> None:
+        """secondary, disconnect, detach: the orderly end."""
+
+        def demoted(answer: Answer) -> None:
+            if answer.exit_code:
+                reply(answer)
+            elif self._r.state.conn == Conn.STANDALONE:
+                disconnected(Answer())
+            else:
+                self._disconnect({}, disconnected)
+
+        def disconnected(answer: Answer) -> None:
+            if self._r.state.conn != Conn.STANDALONE:
+                self._go_standalone()
+            self._r.attachment.detach(lambda: reply(Answer()))
+
+        self.roles.secondary(args, demoted)
+
+    # --- data ---
+
+    def _full_sync(self, conn: Conn, reply: Reply) -> None:
+        r = self._r
+        refusal = r.would(conn=conn)
+        if refusal is None and self.pending is not None:
+            reply(self.busy())
+            return
+        if refusal is not None:
+            reply(self.refused(refusal))
+            return
+
+        def answered(retcode: int | None) -> None:
+            if retcode is None or retcode < 1:
+                reply(self._peer_refused(retcode))
+                return
+            r.change("invalidate", forced=True, conn=conn)
+            r.sync.starting(r.state.conn)
+            reply(Answer())
+
+        self.ask_peer(answered, conn=conn)
+
+    def _invalidate(self, args: dict[str, Any], reply: Reply) -> None:
+        r = self._r
+        if r.state.conn == Conn.STANDALONE and r.state.role == Role.SECONDARY and r.meta is not None:
+            r.sync.mark_everything()
+            r.change("invalidate", forced=True, disk=Disk.INCONSISTENT)
+            r.meta.save(lambda error: reply(Answer()))
+            return
+        self._full_sync(Conn.STARTING_SYNC_T, reply)
+
+    def _invalidate_remote(self, args: dict[str, Any], reply: Reply) -> None:
+        r = self._r
+        if r.state.conn == Conn.STANDALONE and r.state.role == Role.PRIMARY and r.meta is not None:
+            r.sync.mark_everything()
+            r.change("invalidate-remote", forced=True, pdsk=Disk.INCONSISTENT)
+            r.meta.save(lambda error: reply(Answer()))
+            return
+        self._full_sync(Conn.STARTING_SYNC_S, reply)
+
+    def _outdate(self, args: dict[str, Any], reply: Reply) -> None:
+        """Never while connected: DRBD would lift even an Inconsistent disk to UpToDate there."""
+        r = self._r
+        if r.state.conn >= Conn.CONNECTED:
+            reply(self.refused_code(Code.CONNECTED_OUTDATES, None, "outdate-while-connected"))
+            return
+        refusal = r.change("outdate", disk=Disk.OUTDATED)
+        if refusal is not None:
+            reply(self.refused(refusal))
+        elif r.meta is not None:
+            r.meta.save(lambda error: reply(Answer()))
+        else:
+            reply(Answer())
+
+    def _pause(self, wanted: bool, reply: Reply) -> None:
+        r = self._r
+        if r.state.user_isp == wanted:
+            number, text = (134, "Sync-pause flag is already set") if wanted else (135, "Sync-pause flag is already cleared")
+            reply(self.failure(number, text))
+            return
+        r.change("pause-sync" if wanted else "resume-sync", forced=True, user_isp=wanted)
+        if r.state.conn >= Conn.CONNECTED:
+            r.send_state()
+        reply(Answer())
+
+    def _pause_sync(self, args: dict[str, Any], reply: Reply) -> None:
+        self._pause(True, reply)
+
+    def _resume_sync(self, args: dict[str, Any], reply: Reply) -> None:
+        self._pause(False, reply)
+
+    def _new_current_uuid(self, args: dict[str, Any], reply: Reply) -> None:
+        """A new generation by order; with clear_bitmap on a fresh connected pair: both disks are declared equal."""
+        r = self._r
+        meta = r.meta
+        if meta is None:
+            reply(self.failure(138, "Device does not have a disk-config"))
+            return
+        theirs = r.handshake.peer_uuids
+        fresh = meta.uuids.just_created and theirs is not None and theirs.current & ~1 == 4
+        skip = r.state.conn == Conn.CONNECTED and fresh and args.get("clear_bitmap")
+        if r.state.conn != Conn.STANDALONE and not skip:
+            reply(self.failure(151, "Need to be StandAlone", None))
+            return
+        primary = r.state.role == Role.PRIMARY
+        meta.put(meta.uuids.clear_for_new(r.host.random64(), primary))
+        if args.get("clear_bitmap"):
+            meta.bitmap.zero()
+            meta.save_bitmap()
+        if skip:
+            meta.put(meta.uuids.skip_initial_sync(meta.uuids.current, primary))
+            r.handshake.send_uuids(flags.UUID_SKIP_INITIAL_SYNC)
+            r.change("skip-initial-sync", forced=True, disk=Disk.UP_TO_DATE, pdsk=Disk.UP_TO_DATE)
+        meta.save(lambda error: reply(Answer()))
+
+    # --- waiting ---
+
+    def _wait(self, until: Callable[[State], bool], args: dict[str, Any], reply: Reply) -> None:
+        if until(self._r.state):
+            reply(Answer())
+            return
+        self._wait_number += 1
+        name = f"admin-wait-{self._wait_number}"
+        self._waits[name] = (until, reply)
+        timeout_s = args.get("timeout_s") or 0
+        if timeout_s:
+            self._r.host.timer(name, int(timeout_s * 1000))
+
+    def _wait_connect(self, args: dict[str, Any], reply: Reply) -> None:
+        self._wait(lambda s: s.conn >= Conn.CONNECTED or s.conn == Conn.STANDALONE, args, reply)
+
+    def _wait_sync(self, args: dict[str, Any], reply: Reply) -> None:
+        self._wait(lambda s: s.conn == Conn.CONNECTED or s.conn == Conn.STANDALONE, args, reply)
+
+    def state_changed(self, old: State, new: State) -> None:
+        """Whoever waited for this is told."""
+        for name, (until, reply) in list(self._waits.items()):
+            if until(new):
+                del self._waits[name]
+                self._r.host.timer(name, None)
+                reply(Answer())
+
+    def on_timer(self, name: str) -> None:
+        """Timers whose name begins with `admin`."""
+        if name == "admin-ask":
+            self._answered(None)
+        elif name == "admin-promote":
+            self.roles.on_timer()
+        elif name in self._waits:
+            _, reply = self._waits.pop(name)
+            reply(Answer(EXIT_TIMEOUT, [f"{self._r.settings.resource}: timeout while waiting for the peer"]))

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The local disk of a resource: attach, detach, and what becomes of it when it fails."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from replblock.core.activity import ActivityLog
+from replblock.core.host import Disk as DiskPort
+from replblock.core.metastore import MetaStore
+from replblock.meta.errors import MetadataError
+from replblock.meta.geometry import Geometry
+from replblock.meta.superblock import Flag, Superblock
+from replblock.state.attach import attach as attach_verdict
+from replblock.state.losses import io_error
+from replblock.state.names import Conn, Disk, Role
+
+if TYPE_CHECKING:
+    from replblock.core.resource import Resource
+
+
+class Attachment:
+    """Brings a disk in (DRBD 8.4, attach) and takes it out again."""
+
+    def __init__(self, resource: Resource) -> None:
+        self._r = resource
+        self.activity: ActivityLog | None = None
+        self.crashed_primary = False
+        self.was_degraded = False
+        """PRIMARY_IND without CONNECTED_IND at the last attach: degr-wfc-timeout applies."""
+        self._on_detached: list[Callable[[], None]] = []
+
+    def attach(self, disk: DiskPort, geometry: Geometry, superblock: Superblock, done: Callable[[str], None]) -> None:
+        """Use this disk. `done("")` when it is in use, `done(sentence)` when it cannot be."""
+        r = self._r
+        problem = self._sizes(disk, geometry, superblock)
+        if problem:
+            done(problem)
+            return
+        meta = MetaStore(disk, geometry, superblock, lambda errno: r.disk_failed(errno, "writing metadata"))
+        size = min(disk.data_sectors, geometry.data_sectors, r.settings.size_sectors or disk.data_sectors)
+        if superblock.la_size_sectors and not r.links.link:
+            # the agreed size stands until the peer is asked again: a device does not change under its users
+            size = min(size, superblock.la_size_sectors)
+        try:
+            meta.load(size)
+        except (OSError, MetadataError) as error:
+            done(f"(118) IO error(s) occurred during initial access to meta-data: {error}")
+            return
+        verdict = attach_verdict(int(superblock.flags), r.state, fencing=r.settings.fencing)
+        if verdict.set_all_bits:
+            meta.bitmap.fill()
+            r.why("notice", verdict.set_all_bits_because, "every block counts as different")
+        self.crashed_primary = verdict.crashed_primary
+        self.was_degraded = verdict.degraded
+        r.change("attach", forced=True, disk=Disk.ATTACHING)
+        r.disk, r.meta = disk, meta
+        self.activity = ActivityLog(
+            disk, geometry, meta.bitmap, self._slots(geometry), r.primary,
+            lambda errno: r.disk_failed(errno, "writing the activity log"),
+        )  # fmt: skip
+        self.activity.disabled = not r.settings.al_updates
+        meta.put_flags(
+            (Flag.CRASHED_PRIMARY if verdict.crashed_primary else 0)
+            | (Flag.AL_DISABLED if self.activity.disabled else 0),
+            Flag.CRASHED_PRIMARY | Flag.AL_DISABLED,
+        )
+        if meta.la_size_sectors != size:
+            meta.put_size(size)
+        r.size_sectors = size
+        r.primary.disk_changed()
+
+        def settled(errno: int) -> None:
+            if errno:
+                done(f"(118) IO error(s) occurred during initial access to meta-data: {os.strerror(errno)}")
+                return
+            if meta.al_replayed_extents:
+                text = (
+                    f"this node crashed as Primary: {meta.al_replayed_extents} extents of 4 MiB from the activity log "
+                    f"are taken as different ({meta.bitmap.count} blocks of 4 KiB marked)"
+                )
+                r.why("notice", "activity-log-replayed", text)
+            r.exposed_uuid = r.exposed_uuid or meta.uuids.current
+            r.disk_after_negotiation = verdict.disk
+            if r.state.conn >= Conn.CONNECTED:
+                r.change("attach", forced=True, disk=Disk.NEGOTIATING)
+                r.handshake.send_sizes()
+                r.handshake.send_uuids()
+                r.send_state()
+            else:
+                r.change("attach", forced=True, disk=verdict.disk, pdsk=verdict.pdsk)
+            done("")
+
+        meta.settle(settled)
+
+    def _slots(self, geometry: Geometry) -> int:
+        blocks = geometry.al_stripes * geometry.al_stripe_size_4k
+        return max(1, min(self._r.settings.al_extents, (blocks - 1) * 919, 65534))
+
+    def _sizes(self, disk: DiskPort, geometry: Geometry, superblock: Superblock) -> str:
+        usable = min(disk.data_sectors, geometry.data_sectors)
+        wanted = self._r.settings.size_sectors
+        if wanted and wanted > usable:
+            return (
+                f"(111) Low.dev. smaller than requested DRBD-dev. size: {wanted // 2} KiB wanted by 'size', "
+                f"{usable // 2} KiB there"
+            )
+        if superblock.la_size_sectors > usable and superblock.flags & Flag.CONSISTENT:
+            return (
+                f"(170) Implicit device shrinking not allowed: the device had {superblock.la_size_sectors // 2} KiB, "
+                f"the disk offers {usable // 2} KiB"
+            )
+        return ""
+
+    def abort(self) -> None:
+        """The handshake refused the disk that was being attached."""
+        self._r.why("error", "own-attach-aborted", "the peer's data does not go with this disk: the attach was undone")
+        self._drop()
+
+    # --- out again ---
+
+    def detach(self, done: Callable[[], None]) -> None:
+        """Orderly: everything to disk, clean metadata, then Diskless."""
+        r = self._r
+        meta, disk = r.meta, r.disk
+        if meta is None or disk is None:
+            done()
+            return
+
+        def flushed(errno: int) -> None:
+            if errno:
+                r.disk_failed(errno, "flushing before detach")
+                done()
+                return
+            if r.state.role == Role.PRIMARY:
+                meta.save_bitmap(lambda errno: retired(errno))
+            else:
+                meta.put_flags(0, Flag.PRIMARY_IND)
+                meta.retire(retired)
+
+        def retired(errno: int) -> None:
+            self._drop()
+            done()
+
+        disk.flush(flushed)
+
+    def _drop(self) -> None:
+        r = self._r
+        disk = r.disk
+        r.change("detached", forced=True, disk=Disk.FAILED)
+        r.meta, r.disk, self.activity = None, None, None
+        r.change("detached", forced=True, disk=Disk.DISKLESS)
+        if r.state.conn >= Conn.CONNECTED:
+            r.send_state()
+        r.primary.disk_changed()
+        if disk is not None:
+            disk.close()
+
+    def failed(self, errno: int, what: str) -> None:
+        """A local I/O error: pass_on, call-local-io-error or detach (DRBD 8.4, on-io-error)."""
+        r = self._r
+        if r.meta is None or r.state.disk <= Disk.FAILED:
+            return
+        policy = r.settings.on_io_error
+        meaning = io_error(policy, r.state.disk, metadata=what.startswith("writing metadata") or "activity log" in what)
+        text = f"{r.settings.disk_path}: {os.strerror(errno)} while {what}: {meaning.explain}"
+        r.why("error", meaning.name, text)
+        if meaning.handler is not None and meaning.handler in r.settings.handlers:
+            r.host.run_handler(meaning.handler, {}, lambda code: None)
+        if meaning.disk is None:
+            return
+        r.change(meaning.name, forced=True, disk=meaning.disk)
+        if r.state.conn >= Conn.CONNECTED:
+            r.send_state()
+        if meaning.disk != Disk.FAILED:
+            return
+        waiting = self.activity.forget_waiting() if self.activity is not None else []
+        self._drop()
+        for start in waiting:
+            start()

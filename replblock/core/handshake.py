@@ -1,0 +1,292 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""From two fresh TCP connections to Connected: features, authentication, settings, sizes, UUIDs, states.
+
+Order and contents: DRBD 8.4 wire format, sequence after authentication.
+"""
+
+from __future__ import annotations
+
+import hmac as constant_time
+from typing import TYPE_CHECKING
+
+from replblock.core.link import Link
+from replblock.meta.superblock import Flag
+from replblock.state.names import Conn, Disk
+from replblock.wire import agreement, flags
+from replblock.wire.commands import Cmd
+from replblock.wire.digests import hmac_response
+from replblock.wire.errors import ProtocolError
+from replblock.wire.handshake import Features, Limits, Protocol, Sizes, SyncParam, Uuids
+from replblock.wire.headers import pack_packet
+
+if TYPE_CHECKING:
+    from replblock.core.resource import Resource
+
+AFTER_SB = {
+    "disconnect": 0, "discard-younger-primary": 1, "discard-older-primary": 2, "discard-zero-changes": 3,
+    "discard-least-changes": 4, "discard-local": 5, "discard-remote": 6, "consensus": 7, "discard-secondary": 8,
+    "call-pri-lost-after-sb": 9, "violently-as0p": 10, "violently": 10,
+}  # fmt: skip
+CHALLENGE_BYTES = 64
+MAX_BIO_BYTES = 1 << 20
+
+
+class Handshake:
+    """One handshake at a time; `begin` when a pair of connections is there."""
+
+    def __init__(self, resource: Resource) -> None:
+        self._r = resource
+        self._offered = Features()
+        self.peer_conn_flags = 0
+        self._challenge = b""
+        self._peer_answered = False
+        self._we_answered = False
+        self.running = False
+        """From the first packet until the peer's P_STATE decided."""
+        self.peer_sizes: Sizes | None = None
+        self.peer_uuids: Uuids | None = None
+        self.dry_run = False
+        self.discard_my_data = False
+
+    # --- features ---
+
+    def begin(self, link: Link) -> None:
+        """Send our features; the peer does the same."""
+        r = self._r
+        self.running = True
+        self.peer_sizes = self.peer_uuids = None
+        self._peer_answered = self._we_answered = False
+        s = r.settings
+        offered = s.offer_features | (flags.FEATURE_ORDERED if s.offer_ordered else 0)
+        if s.data_integrity_alg:
+            offered &= ~flags.FEATURE_WZEROES  # a kernel expects a digest with P_ZEROES that nobody sends
+        self._offered = Features(s.version_min, offered, s.version_max)
+        r.host.send(link.data, [pack_packet(0, Cmd.CONNECTION_FEATURES, self._offered.pack())])
+        r.host.timer("handshake", self._patience_ms())
+
+    def _patience_ms(self) -> int:
+        return max(4 * self._r.settings.ping_timeout_ms, self._r.settings.timeout_ms)
+
+    def on_timer(self) -> None:
+        """The peer went silent in mid-handshake."""
+        if self.running and self._r.links.link is not None:
+            link = self._r.links.link
+            half = link.data_in.partial
+            text = "the peer fell silent during the handshake" + (f" ({half})" if half else "")
+            self._r.links.drop(Conn.NETWORK_FAILURE, "handshake-timeout", text)
+
+    def on_features(self, body: memoryview) -> None:
+        """P_CONNECTION_FEATURES of the peer."""
+        r = self._r
+        agreed = agreement.agree(self._offered, Features.unpack(body))
+        if agreed is None:
+            theirs = Features.unpack(body)
+            text = (
+                f"incompatible DRBD dialects: we speak {self._offered.protocol_min}-{self._offered.protocol_max}, "
+                f"the peer {theirs.protocol_min}-{theirs.protocol_max}"
+            )
+            r.links.drop(Conn.DISCONNECTING, "incompatible-dialects", text, "error")
+            return
+        version, features = agreed
+        r.host.log("info", "version-agreed", f"Handshake successful: Agreed network protocol version {version}")
+        link = r.links.link
+        assert link is not None
+        link.version, link.features = version, features
+        if r.settings.cram_hmac_alg:
+            self._challenge = r.host.random_bytes(CHALLENGE_BYTES)
+            r.links.send_connection(Cmd.AUTH_CHALLENGE, self._challenge)
+        else:
+            self._exchange()
+        r.links.agreed(version, features)
+
+    # --- authentication ---
+
+    def on_challenge(self, body: memoryview) -> None:
+        """P_AUTH_CHALLENGE: answer with the keyed digest of it."""
+        r = self._r
+        alg = r.settings.cram_hmac_alg
+        if not alg:
+            self._refuse("auth-unexpected", "the peer wants authentication (cram-hmac-alg), this node has none configured")
+            return
+        challenge = bytes(body)
+        if not 64 <= len(challenge) <= 128 or challenge[:64] == self._challenge[:64]:
+            self._refuse("auth-reflected", "the peer's authentication challenge is not acceptable (reflected or bad length)")
+            return
+        r.links.send_connection(Cmd.AUTH_RESPONSE, hmac_response(alg, r.settings.shared_secret, challenge))
+        self._we_answered = True
+        self._authenticated()
+
+    def on_response(self, body: memoryview) -> None:
+        """P_AUTH_RESPONSE: the peer proves that it knows the secret."""
+        r = self._r
+        alg = r.settings.cram_hmac_alg
+        if not alg or not self._challenge:
+            raise ProtocolError("P_AUTH_RESPONSE without a challenge", Cmd.AUTH_RESPONSE)
+        right = hmac_response(alg, r.settings.shared_secret, self._challenge)
+        if not constant_time.compare_digest(right, bytes(body)):
+            self._refuse(
+                "auth-failed",
+                f"Authentication of peer failed: the shared-secret (or cram-hmac-alg {alg}) differs between the nodes; "
+                f"make them equal and run: replctl connect {r.settings.resource}",
+            )
+            return
+        self._peer_answered = True
+        self._authenticated()
+
+    def _authenticated(self) -> None:
+        if self._we_answered and self._peer_answered:
+            self._r.host.log("info", "peer-authenticated", "Peer authenticated using the shared secret")
+            self._exchange()
+
+    @property
+    def authenticated(self) -> bool:
+        """False while packets other than the authentication's are not acceptable."""
+        return not self._r.settings.cram_hmac_alg or (self._we_answered and self._peer_answered)
+
+    def _refuse(self, rule: str, text: str) -> None:
+        self._r.links.drop(Conn.DISCONNECTING, rule, text, "error")
+
+    # --- settings, sizes, UUIDs, state ---
+
+    def own_protocol(self) -> Protocol:
+        """P_PROTOCOL as this node sends it."""
+        s = self._r.settings
+        conn_flags = (flags.CF_DISCARD_MY_DATA if self.discard_my_data else 0) | (flags.CF_DRY_RUN if self.dry_run else 0)
+        return Protocol(
+            "ABC".index(s.protocol) + 1,
+            AFTER_SB[s.after_sb_0pri], AFTER_SB[s.after_sb_1pri], AFTER_SB[s.after_sb_2pri],
+            conn_flags, int(s.allow_two_primaries), s.data_integrity_alg,
+        )  # fmt: skip
+
+    def own_sync_param(self) -> SyncParam:
+        """P_SYNC_PARAM as this node sends it."""
+        s = self._r.settings
+        return SyncParam(
+            s.resync_rate_kib, s.verify_alg, s.csums_alg, s.c_plan_ahead, s.c_delay_target, s.c_fill_target_sectors,
+            s.c_max_rate_kib,
+        )  # fmt: skip
+
+    def _exchange(self) -> None:
+        """Everything we have to say, without waiting for the peer."""
+        r = self._r
+        link = r.links.link
+        assert link is not None
+        version = link.version
+        r.primary.connected(link)
+        r.secondary.connected(link)
+        r.links.send_connection(Cmd.PROTOCOL, self.own_protocol().pack(version))
+        command = Cmd.SYNC_PARAM89 if version >= 89 else Cmd.SYNC_PARAM
+        r.links.send(command, self.own_sync_param().pack(version))
+        self.send_sizes()
+        self.send_uuids()
+        r.send_state()
+        r.change("handshake", forced=True, conn=Conn.WF_REPORT_PARAMS)
+        r.links.start_pinging()
+
+    def send_sizes(self, dds_flags: int = 0, ask: bool = False) -> None:
+        """P_SIZES."""
+        r = self._r
+        link = r.links.link
+        if link is None:
+            return
+        limits = Limits(discard_enabled=1) if link.features & flags.FEATURE_WSAME else None
+        largest = MAX_BIO_BYTES if link.version >= 100 else 131072 if link.version >= 95 else 32768
+        own = r.disk.data_sectors if r.meta is not None and r.disk is not None else 0
+        current = 0 if ask else r.size_sectors
+        sizes = Sizes(own, r.settings.size_sectors, current, largest, 0, dds_flags, limits)
+        r.links.send(Cmd.SIZES, sizes.pack())
+
+    def send_uuids(self, extra_flags: int = 0) -> None:
+        """P_UUIDS; a diskless node has none."""
+        r = self._r
+        meta = r.meta
+        if meta is None or r.state.disk < Disk.NEGOTIATING:
+            return
+        word = extra_flags
+        if self.discard_my_data:
+            word |= flags.UUID_DISCARD_MY_DATA
+        if meta.flags & Flag.CRASHED_PRIMARY:
+            word |= flags.UUID_CRASHED_PRIMARY
+        if r.disk_after_negotiation == Disk.INCONSISTENT:
+            word |= flags.UUID_INCONSISTENT
+        r.last_sent_bits = meta.bitmap.count
+        r.links.send(Cmd.UUIDS, Uuids(*meta.uuids, meta.bitmap.count, word).pack())
+
+    def on_protocol(self, body: memoryview) -> None:
+        """P_PROTOCOL: the settings both nodes must share."""
+        r = self._r
+        theirs = Protocol.unpack(body)
+        found = agreement.disagreements(self.own_protocol(), theirs)
+        if found:
+            self._refuse(
+                "settings-differ",
+                "the nodes are configured differently: "
+                + "; ".join(f"{d.option}: here {d.mine_text}, peer {d.peers_text}" for d in found)
+                + f"; make them equal and run: replctl adjust {r.settings.resource}",
+            )
+            return
+        self.peer_conn_flags = theirs.conn_flags
+        r.peer_integrity_alg = theirs.integrity_alg
+
+    def on_sync_param(self, body: memoryview) -> None:
+        """P_SYNC_PARAM: algorithms must be equal; the rates of the peer are its own business between our nodes."""
+        r = self._r
+        theirs = SyncParam.unpack(body)
+        mine = self.own_sync_param()
+        if not self.running:
+            return
+        for option, a, b in (
+            ("verify-alg", mine.verify_alg, theirs.verify_alg),
+            ("csums-alg", mine.csums_alg, theirs.csums_alg),
+        ):
+            if a != b:
+                self._refuse(
+                    "settings-differ",
+                    f"the nodes are configured differently: {option}: here {a or 'none'}, peer {b or 'none'}; "
+                    f"make them equal and run: replctl adjust {r.settings.resource}",
+                )
+                return
+
+    def on_sizes(self, body: memoryview) -> None:
+        """P_SIZES: agree on the size of the device (DRBD 8.4, size rule)."""
+        r = self._r
+        theirs = Sizes.unpack(body)
+        first = self.peer_sizes is None
+        self.peer_sizes = theirs
+        own = r.disk.data_sectors if r.meta is not None and r.disk is not None else 0
+        limits = [n for n in (own, theirs.d_size_sectors, r.settings.size_sectors, theirs.u_size_sectors) if n]
+        if own or theirs.d_size_sectors:
+            size = min(limits)
+            if not own:
+                size = theirs.c_size_sectors or theirs.u_size_sectors or theirs.d_size_sectors
+            elif not theirs.d_size_sectors and r.meta is not None:
+                size = min(size, r.meta.la_size_sectors or size)
+        else:
+            size = 0
+        if not size:
+            return
+        if self.running and r.meta is not None and r.size_sectors and size < r.size_sectors:
+            if r.state.disk >= Disk.OUTDATED:
+                self._refuse(
+                    "peer-too-small",
+                    f"The peer's disk size is too small! here {r.size_sectors} sectors, there {theirs.d_size_sectors or size}; "
+                    f"give the peer a disk of at least {r.size_sectors // 2} KiB for data (plus metadata)",
+                )
+                return
+        if size != r.size_sectors:
+            r.set_size(size)
+        if not first and not self.running and theirs.c_size_sectors != r.size_sectors:
+            self.send_sizes(theirs.dds_flags)
+
+    def on_uuids(self, body: memoryview) -> None:
+        """P_UUIDS."""
+        self.peer_uuids = Uuids.unpack(body)
+        r = self._r
+        if not self.running:
+            r.sync.on_peer_uuids_changed()
+
+    def finished(self) -> None:
+        """The sync handshake decided."""
+        self.running = False
+        self.discard_my_data = False
+        self._r.host.timer("handshake", None)

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The metadata of an attached disk: superblock, bitmap and generation UUIDs, in memory and on their way to disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from replblock.core.host import Disk, Done
+from replblock.meta.activity_log import initialized_block, replay
+from replblock.meta.bitmap import Bitmap
+from replblock.meta.geometry import Geometry
+from replblock.meta.superblock import MAGIC_UNCLEAN, MAGIC_V08, Flag, Superblock
+from replblock.state.uuids import Generations
+
+BLOCK_BYTES = 4096
+BITS_PER_EXTENT = 1024
+WRITE_BATCH_BLOCKS = 256
+
+
+class MetaStore:
+    """What the superblock and the bitmap say. Every `save_…` is carried out in the order of the calls."""
+
+    def __init__(self, disk: Disk, geometry: Geometry, superblock: Superblock, failed: Callable[[int], None]) -> None:
+        self.disk = disk
+        self.geometry = geometry
+        self.superblock = superblock
+        self.bitmap = Bitmap(0)
+        self.al_replayed_extents = 0
+        self.al_corrupt = 0
+        self.bitmap_writes = 0
+        self._failed = failed
+
+    # --- reading ---
+
+    @property
+    def uuids(self) -> Generations:
+        """The generation UUIDs."""
+        s = self.superblock
+        return Generations(s.uuid_current, s.uuid_bitmap, s.uuid_history0, s.uuid_history1)
+
+    @property
+    def flags(self) -> Flag:
+        """The MDF_* flags."""
+        return Flag(self.superblock.flags)
+
+    @property
+    def la_size_sectors(self) -> int:
+        """The device size last agreed upon."""
+        return self.superblock.la_size_sectors
+
+    def load(self, size_sectors: int) -> None:
+        """Read the bitmap, apply the activity log where the last Primary crashed. Raises OSError.
+
+        Same effect as drbdmeta's apply-al: with PRIMARY_IND every extent of the log becomes out-of-sync bits.
+        Nothing is written yet: `settle` does.
+        """
+        old_bits = bits_of(self.la_size_sectors)
+        self.bitmap = Bitmap(old_bits)
+        length = min(-(-old_bits // 8), self.geometry.bm_size_bytes)
+        if length:
+            raw = bytearray()
+            start = self.geometry.bm_offset_bytes
+            while len(raw) < length:
+                raw += self.disk.meta_read(start + len(raw), min(1 << 20, -(-(length - len(raw)) // 512) * 512))
+            self.bitmap.load(bytes(raw[:length]))
+        if self.flags & Flag.PRIMARY_IND and not self.flags & Flag.AL_CLEAN:
+            g = self.geometry
+            area = self.disk.meta_read(g.al_offset_bytes, g.al_size_bytes)
+            blocks = [area[i : i + BLOCK_BYTES] for i in range(0, len(area), BLOCK_BYTES)]
+            found = replay(blocks, g.al_stripes, g.al_stripe_size_4k)
+            self.al_corrupt = found.corrupt
+            for extent in found.extents:
+                first = extent * BITS_PER_EXTENT
+                if first < old_bits:
+                    self.bitmap.set_range(first, min(first + BITS_PER_EXTENT, old_bits))
+                    self.al_replayed_extents += 1
+        new_bits = bits_of(size_sectors)
+        if new_bits != old_bits:
+            self.bitmap.resize(new_bits, True)
+
+    # --- changing ---
+
+    def put(self, uuids: Generations) -> None:
+        """Change the UUIDs in memory; `save` makes it durable."""
+        self.superblock = self.superblock._replace(
+            uuid_current=uuids.current,
+            uuid_bitmap=uuids.bitmap,
+            uuid_history0=uuids.history0,
+            uuid_history1=uuids.history1,
+        )
+
+    def put_flags(self, value: int, mask: int) -> None:
+        """Replace the flags under `mask`."""
+        self.superblock = self.superblock._replace(flags=Flag((self.superblock.flags & ~mask) | (value & mask)))
+
+    def put_size(self, size_sectors: int) -> None:
+        """The agreed size changed."""
+        self.superblock = self.superblock._replace(la_size_sectors=size_sectors)
+        if bits_of(size_sectors) != self.bitmap.bits:
+            self.bitmap.resize(bits_of(size_sectors), True)
+
+    # --- writing ---
+
+    def _then(self, done: Done | None) -> Done:
+        def finished(errno: int) -> None:
+            if errno:
+                self._failed(errno)
+            if done is not None:
+                done(errno)
+
+        return finished
+
+    def save(self, done: Done | None = None) -> None:
+        """Write the superblock as of now; durable when `done(0)` comes."""
+        self.disk.meta_write([(self.geometry.superblock_offset_bytes, self.superblock.pack())], self._then(done))
+
+    def save_bitmap(self, done: Done | None = None) -> None:
+        """Write every bitmap block that changed since it was last written; durable when `done(0)` comes."""
+        changed = self.bitmap.take_changed_blocks()
+        base = self.geometry.bm_offset_bytes
+        self.bitmap_writes += len(changed)
+        batches = [changed[i : i + WRITE_BATCH_BLOCKS] for i in range(0, len(changed), WRITE_BATCH_BLOCKS)] or [[]]
+        for batch in batches[:-1]:
+            self.disk.meta_write([(base + BLOCK_BYTES * n, self.bitmap.block(n)) for n in batch], self._then(None))
+        last = [(base + BLOCK_BYTES * n, self.bitmap.block(n)) for n in batches[-1]]
+        self.disk.meta_write(last, self._then(done))
+
+    def settle(self, done: Done) -> None:
+        """After `load`: bitmap, an empty activity log and the superblock, marked as in use, in this order."""
+        g = self.geometry
+        self.save_bitmap()
+        empty = initialized_block()
+        log = [(g.al_offset_bytes + i, empty) for i in range(0, g.al_size_bytes, BLOCK_BYTES)]
+        self.disk.meta_write(log, self._then(None))
+        self.put_flags(0, Flag.AL_CLEAN)
+        self.superblock = self.superblock._replace(magic=MAGIC_UNCLEAN)
+        self.save(done)
+
+    def retire(self, done: Done) -> None:
+        """Orderly end: what is left is what drbdmeta's apply-al leaves, clean and with an empty log."""
+        g = self.geometry
+        self.save_bitmap()
+        empty = initialized_block()
+        log = [(g.al_offset_bytes + i, empty) for i in range(0, g.al_size_bytes, BLOCK_BYTES)]
+        self.put_flags(Flag.AL_CLEAN, Flag.AL_CLEAN)
+        self.superblock = self.superblock._replace(magic=MAGIC_V08)
+        self.disk.meta_write(log, self._then(None))
+        self.save(done)
+
+
+def bits_of(size_sectors: int) -> int:
+    """Bits a device of this size needs: one per 4 KiB, rounded up."""
+    return -(-size_sectors // 8)

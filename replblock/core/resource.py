@@ -1,0 +1,397 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One replicated resource: its state, and who handles which event. All rules live in the parts it is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from replblock.core.admin import Admin, Answer
+from replblock.core.attachment import Attachment
+from replblock.core.handshake import Handshake
+from replblock.core.host import Disk as DiskPort
+from replblock.core.host import Host
+from replblock.core.link import LinkKeeper
+from replblock.core.metastore import MetaStore
+from replblock.core.primary import PrimaryPath
+from replblock.core.report import report
+from replblock.core.requests import Request
+from replblock.core.secondary import SecondaryPath
+from replblock.core.settings import Settings
+from replblock.core.sync import Resync
+from replblock.meta.superblock import Flag
+from replblock.state.attach import clears_crashed_primary, metadata_flags
+from replblock.state.handlers import BLOCKING, handlers_for
+from replblock.state.losses import POSTPONED, calls_fence_peer, fenced, mints_new_uuid, settle_pending
+from replblock.state.names import Conn, Disk, Role
+from replblock.state.packed import State
+from replblock.state.text import state_change
+from replblock.state.transitions import Refusal, Rules, check, check_connection, sanitize
+from replblock.wire.commands import Cmd
+from replblock.wire.errors import ProtocolError
+from replblock.wire.packets import StateWord
+
+SECTOR_BYTES = 512
+WHY_KEPT = 8
+
+__all__ = ["Answer", "Resource"]
+
+
+class Resource:
+    """The machine: events in through `on_…`, `submit`, `command`, `end_wakeup`; actions out through the host."""
+
+    def __init__(self, settings: Settings, host: Host) -> None:
+        self.settings = settings
+        self.host = host
+        self.state = State(Role.SECONDARY, Role.UNKNOWN, Conn.STANDALONE, Disk.DISKLESS, Disk.DUNKNOWN)
+        self.disk: DiskPort | None = None
+        self.meta: MetaStore | None = None
+        self.size_sectors = 0
+        self.disk_after_negotiation: Disk = Disk.DISKLESS
+        self.exposed_uuid = 0
+        """Current UUID of the data last worked on; a diskless node remembers it."""
+        self.peer_integrity_alg = ""
+        self.last_sent_bits = 0
+        self.device_open = False
+        self.mint_postponed = False
+        self.reasons: list[dict[str, Any]] = []
+        self.links = LinkKeeper(self)
+        self.handshake = Handshake(self)
+        self.attachment = Attachment(self)
+        self.primary = PrimaryPath(self)
+        self.secondary = SecondaryPath(self)
+        self.sync = Resync(self)
+        self.admin = Admin(self)
+        self._data_handlers: dict[int, Callable[[memoryview], None]] = self._data_table()
+        self._meta_handlers: dict[int, Callable[[memoryview], None]] = self._meta_table()
+
+    # --- what doors and status look at ---
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the device, as agreed with the peer."""
+        return self.size_sectors * SECTOR_BYTES
+
+    @property
+    def doors_open(self) -> bool:
+        """Doors take requests only of a Primary."""
+        return self.state.role == Role.PRIMARY and self.primary.ready
+
+    @property
+    def local_reads_ok(self) -> bool:
+        """A door may read straight from the local disk."""
+        return self.state.disk == Disk.UP_TO_DATE
+
+    def is_idle(self) -> bool:
+        """Nothing under way."""
+        return self.primary.idle and self.secondary.idle and not self.sync.running
+
+    def status(self) -> dict[str, Any]:
+        """The status of this resource, JSON-able."""
+        return report(self)
+
+    # --- events ---
+
+    def command(self, verb: str, args: dict[str, Any], reply: Callable[[Answer], None]) -> None:
+        """An operator's command; `reply` is called exactly once, now or later."""
+        self.admin.command(verb, args, reply)
+
+    def submit(self, requests: list[Request]) -> None:
+        """Requests of a door, in order."""
+        self.primary.submit(requests)
+
+    def end_wakeup(self) -> None:
+        """All events of this wake-up are in: whatever was gathered leaves now."""
+        attachment = self.attachment
+        if attachment.activity is not None:
+            attachment.activity.commit()
+        self.secondary.end_wakeup()
+
+    def on_dialed(self, sock: int, errno: int) -> None:
+        """A dial of `host.dial` ended."""
+        self.links.on_dialed(sock, errno)
+
+    def on_accepted(self, sock: int, peer_address: str) -> None:
+        """Somebody at the peer's address dialed us."""
+        self.links.on_accepted(sock)
+
+    def on_bytes(self, sock: int, data: bytes) -> None:
+        """Bytes arrived."""
+        self.links.on_bytes(sock, data)
+
+    def on_closed(self, sock: int, errno: int) -> None:
+        """A socket was closed by the other side or broke."""
+        self.links.on_closed(sock, errno)
+
+    def on_sent(self, sock: int) -> None:
+        """Everything queued for `sock` is with TCP now."""
+        link = self.links.link
+        if link is not None and sock == link.data:
+            self.primary.on_sent()
+
+    def on_timer(self, name: str) -> None:
+        """A timer of `host.timer` ran out."""
+        if name == "handshake":
+            self.handshake.on_timer()
+        elif name in ("resync", "resync-retry"):
+            self.sync.on_timer(name)
+        elif name == "epoch":
+            self.primary.on_epoch_timer()
+        elif name.startswith("admin"):
+            self.admin.on_timer(name)
+        else:
+            self.links.on_timer(name)
+
+    # --- packets ---
+
+    def on_data_packets(self, packets: Sequence[tuple[int, int, memoryview]]) -> None:
+        """Packets of the data connection, in order."""
+        link = self.links.link
+        secondary = self.secondary
+        handlers = self._data_handlers
+        for index, (cmd, _volume, body) in enumerate(packets):
+            if secondary.holding:
+                secondary.hold(packets[index:])
+                return
+            if cmd == Cmd.DATA:
+                secondary.on_data(body)
+            else:
+                handler = handlers.get(cmd)
+                if handler is None:
+                    raise ProtocolError(f"{Cmd(cmd).name} is not expected here", cmd)
+                if not self.handshake.authenticated and cmd not in _BEFORE_AUTHENTICATION:
+                    raise ProtocolError(f"{Cmd(cmd).name} before the authentication was done", cmd)
+                handler(body)
+            if self.links.link is not link:
+                return
+
+    def on_meta_packets(self, packets: Sequence[tuple[int, int, memoryview]]) -> None:
+        """Packets of the meta connection, in order."""
+        link = self.links.link
+        handlers = self._meta_handlers
+        for cmd, _volume, body in packets:
+            handler = handlers.get(cmd)
+            if handler is None:
+                raise ProtocolError(f"{Cmd(cmd).name} is not expected on the meta connection", cmd)
+            handler(body)
+            if self.links.link is not link:
+                return
+
+    def _data_table(self) -> dict[int, Callable[[memoryview], None]]:
+        h, s, y, p = self.handshake, self.secondary, self.sync, self.primary
+        return {
+            Cmd.CONNECTION_FEATURES: h.on_features,
+            Cmd.AUTH_CHALLENGE: h.on_challenge,
+            Cmd.AUTH_RESPONSE: h.on_response,
+            Cmd.PROTOCOL: h.on_protocol,
+            Cmd.PROTOCOL_UPDATE: h.on_protocol,
+            Cmd.SYNC_PARAM: h.on_sync_param,
+            Cmd.SYNC_PARAM89: h.on_sync_param,
+            Cmd.SIZES: h.on_sizes,
+            Cmd.UUIDS: h.on_uuids,
+            Cmd.STATE: y.on_peer_state,
+            Cmd.STATE_CHG_REQ: self.admin.on_state_request,
+            Cmd.CONN_ST_CHG_REQ: self.admin.on_connection_request,
+            Cmd.TRIM: s.on_trim,
+            Cmd.ZEROES: s.on_zeroes,
+            Cmd.BARRIER: s.on_barrier,
+            Cmd.OUT_OF_SYNC: s.on_out_of_sync,
+            Cmd.DATA_REQUEST: s.on_data_request,
+            Cmd.DATA_REPLY: p.on_data_reply,
+            Cmd.UNPLUG_REMOTE: _ignore,
+            Cmd.DELAY_PROBE: _ignore,
+            Cmd.BITMAP: y.bitmaps.on_plain,
+            Cmd.COMPRESSED_BITMAP: y.bitmaps.on_compressed,
+            Cmd.SYNC_UUID: y.on_sync_uuid,
+            Cmd.RS_DATA_REQUEST: y.source.on_request,
+            Cmd.RS_DATA_REPLY: y.target.on_reply,
+        }
+
+    def _meta_table(self) -> dict[int, Callable[[memoryview], None]]:
+        p, y = self.primary, self.sync
+        return {
+            Cmd.PING: lambda body: self.links.on_ping(),
+            Cmd.PING_ACK: lambda body: self.links.on_ping_ack(),
+            Cmd.RECV_ACK: p.on_ack,
+            Cmd.WRITE_ACK: p.on_ack,
+            Cmd.RS_WRITE_ACK: p.on_rs_write_ack,
+            Cmd.NEG_ACK: p.on_neg_ack,
+            Cmd.NEG_DREPLY: p.on_neg_data_reply,
+            Cmd.NEG_RS_DREPLY: y.target.on_neg_reply,
+            Cmd.BARRIER_ACK: p.on_barrier_ack,
+            Cmd.STATE_CHG_REPLY: self.admin.on_state_reply,
+            Cmd.CONN_ST_CHG_REPLY: self.admin.on_state_reply,
+            Cmd.DELAY_PROBE: _ignore,
+        }
+
+    # --- state ---
+
+    def rules(self) -> Rules:
+        """What configuration and moment allow."""
+        s = self.settings
+        link = self.links.link
+        return Rules(
+            two_primaries=s.allow_two_primaries,
+            fencing=s.fencing if self.meta is not None else "dont-care",
+            device_open=self.device_open,
+            verify_alg=bool(s.verify_alg),
+            agreed_version=link.version if link is not None and link.version else 101,
+            handshaking=False,
+            suspend_no_data=s.on_no_data_accessible == "suspend-io",
+            negotiated=(self.disk_after_negotiation, Disk.DUNKNOWN),
+        )
+
+    def change(
+        self, why: str, *, forced: bool = False, promotion_forced: bool = False, **fields: Any
+    ) -> Refusal | None:
+        """Wish for a new state; returns why it is refused, or None when it (or nothing) happened."""
+        old = self.state
+        rules = self.rules()
+        new = sanitize(old, old._replace(**fields), rules)
+        if new == old:
+            return None
+        refusal = check_connection(old, new) if forced else check(old, new, rules)
+        if refusal is not None:
+            return refusal
+        self.state = new
+        self.host.log("info", why, state_change(old, new))
+        self._after(old, new, promotion_forced=promotion_forced)
+        return None
+
+    def would(self, **fields: Any) -> Refusal | None:
+        """Would `change` be refused?"""
+        old = self.state
+        rules = self.rules()
+        return check(old, sanitize(old, old._replace(**fields), rules), rules)
+
+    def _after(self, old: State, new: State, *, promotion_forced: bool = False) -> None:
+        """What every change of state brings with it: flags on disk, a new generation, handlers, the write path."""
+        meta = self.meta
+        if meta is not None:
+            self._note_on_disk(meta, old, new, promotion_forced)
+        self.primary.reroute(old, new)
+        self.sync.state_changed(old, new)
+        self._call_handlers(old, new)
+        self.admin.state_changed(old, new)
+        self.host.state_changed(old, new)
+
+    def _note_on_disk(self, meta: MetaStore, old: State, new: State, promotion_forced: bool) -> None:
+        before = meta.superblock
+        if old.role != new.role:
+            meta.put(meta.uuids.as_primary(new.role == Role.PRIMARY))
+        if clears_crashed_primary(old, new):
+            self.attachment.crashed_primary = False
+        flags = metadata_flags(new, int(meta.flags), crashed_primary=self.attachment.crashed_primary)
+        meta.put_flags(flags, 0xFFFFFFFF)
+        rule = mints_new_uuid(old, new, meta.uuids.bitmap, forced=promotion_forced)
+        if rule in POSTPONED:
+            self.mint_postponed = True
+        elif rule is not None:
+            self.force_new_generation(rule)
+        elif self.mint_postponed and (settling := settle_pending(old, new)) is not None:
+            self.mint_postponed = False
+            # writes that were frozen are in the bitmap already: the generation must move on in either case
+            self.force_new_generation(settling.rule)
+        if meta.superblock != before:
+            meta.save()
+
+    def _call_handlers(self, old: State, new: State) -> None:
+        s = self.settings
+        for name in handlers_for(old, new, fencing=s.fencing, on_io_error=s.on_io_error):
+            if name == "fence-peer":
+                if calls_fence_peer(old, new, s.fencing):
+                    self.fence_peer(lambda ok: None)
+            elif name not in BLOCKING and name in s.handlers:
+                self.host.run_handler(name, {}, lambda code: None)
+
+    def fence_peer(self, done: Callable[[bool], None]) -> None:
+        """Run fence-peer and take over what its exit code says."""
+        if "fence-peer" not in self.settings.handlers:
+            self.why("warning", "no-fence-peer-handler", "fencing is configured, but no fence-peer handler: the peer stays unfenced")
+            done(False)
+            return
+
+        def ended(code: int) -> None:
+            meaning = fenced(code, self.state.disk)
+            self.why("notice" if meaning.success else "error", meaning.name, f"fence-peer exit {code}: {meaning.explain}")
+            wanted: dict[str, Any] = {}
+            if meaning.pdsk is not None and self.state.conn < Conn.CONNECTED:
+                wanted["pdsk"] = meaning.pdsk
+            if meaning.disk is not None:
+                wanted["disk"] = meaning.disk
+            if meaning.success and self.state.susp_fen:
+                wanted["susp_fen"] = False
+            if wanted:
+                self.change(meaning.name, forced=True, **wanted)
+            done(meaning.success)
+
+        self.host.run_handler("fence-peer", {}, ended)
+
+    def force_new_generation(self, why: str) -> None:
+        """Mint a new current UUID in any case."""
+        meta = self.meta
+        assert meta is not None
+        uuids = meta.uuids.new_current(self.host.random64(), self.state.role == Role.PRIMARY)
+        meta.put(uuids)  # whoever calls saves, if we do not
+        self.exposed_uuid = uuids.current
+        self.host.log("info", why, f"new current UUID {':'.join(f'{u:016X}' for u in uuids)}")
+        self.primary.freeze("new-uuid")
+        meta.save(lambda errno: self.primary.thaw("new-uuid"))
+        if self.state.conn >= Conn.CONNECTED:
+            self.handshake.send_uuids()
+
+    def send_state(self) -> None:
+        """P_STATE as of now."""
+        self.links.send(Cmd.STATE, StateWord(self.state.pack()).pack())
+
+    def connection_lost(self, cause: Conn) -> None:
+        """The link is gone: everything that relied on it is told, then the state follows."""
+        self.handshake.finished()
+        self.secondary.connection_lost()
+        self.sync.connection_lost()
+        lost = self.primary.connection_lost()
+        self.change("connection-lost", forced=True, conn=cause)
+        if cause == Conn.DISCONNECTING:
+            self.change("disconnected", forced=True, conn=Conn.STANDALONE)
+        else:
+            self.change("reconnecting", forced=True, conn=Conn.UNCONNECTED)
+            if self.links.wanted:
+                self.change("reconnecting", forced=True, conn=Conn.WF_CONNECTION)
+        self.primary.resolve(lost)
+        self.admin.connection_lost()
+        if self.meta is not None:
+            self.meta.save_bitmap()
+
+    def set_size(self, size_sectors: int) -> None:
+        """The nodes agreed on the size of the device."""
+        old = self.size_sectors
+        self.size_sectors = size_sectors
+        if self.meta is not None:
+            self.meta.put_size(size_sectors)
+            self.meta.save_bitmap()
+            self.meta.save()
+        self.host.log("info", "size", f"size = {size_sectors // 2} KB (was {old // 2} KB)")
+
+    # --- disk failures, words ---
+
+    def disk_failed(self, errno: int, what: str) -> None:
+        """A local I/O error, handled as on-io-error says."""
+        self.attachment.failed(errno, what)
+
+    def why(self, level: str, rule: str, text: str) -> None:
+        """Log a sentence and keep it for status."""
+        self.host.log(level, rule, text)
+        self.reasons.append({"rule": rule, "text": text, "time": self.host.wall_s()})
+        del self.reasons[:-WHY_KEPT]
+
+    @property
+    def al_disabled(self) -> bool:
+        """al-updates no."""
+        return self.meta is not None and bool(self.meta.flags & Flag.AL_DISABLED)
+
+
+_BEFORE_AUTHENTICATION = frozenset({Cmd.CONNECTION_FEATURES, Cmd.AUTH_CHALLENGE, Cmd.AUTH_RESPONSE})
+
+
+def _ignore(body: memoryview) -> None:
+    """Hints that change nothing."""

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Promotion and demotion: what must be asked, fenced, flushed and written before the role really changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from replblock.core.requests import Op, Request
+from replblock.state.codes import Code
+from replblock.state.names import Conn, Disk, Role
+from replblock.state.promotion import Attempt, Remedy, remedy
+
+if TYPE_CHECKING:
+    from replblock.core.admin import Admin, Answer
+    from replblock.core.resource import Resource
+
+Reply = Callable[["Answer"], None]
+
+
+class Roles:
+    """One change of role at a time."""
+
+    def __init__(self, resource: Resource, admin: Admin) -> None:
+        self._r = resource
+        self._admin = admin
+        self._attempt: tuple[Attempt, Reply] | None = None
+        self._demotion: Callable[[], None] | None = None
+
+    def _answer(self, *args: Any) -> Answer:
+        from replblock.core.admin import Answer
+
+        return Answer(*args)
+
+    # --- primary ---
+
+    def primary(self, args: dict[str, Any], reply: Reply) -> None:
+        """primary [--force]."""
+        r = self._r
+        if r.state.role == Role.PRIMARY and not (args.get("force") and r.state.disk != Disk.UP_TO_DATE):
+            reply(self._answer())
+            return
+        if self._attempt is not None or self._admin.pending is not None:
+            reply(self._admin.busy())
+            return
+        self._try(Attempt(r.state.disk, bool(args.get("force"))), reply)
+
+    def _wanted(self, attempt: Attempt) -> dict[str, Any]:
+        wanted: dict[str, Any] = {"role": Role.PRIMARY}
+        if attempt.disk_asked:
+            wanted["disk"] = Disk.UP_TO_DATE
+        if attempt.pdsk_asked:
+            wanted["pdsk"] = Disk.OUTDATED
+        return wanted
+
+    def _try(self, attempt: Attempt, reply: Reply) -> None:
+        r = self._r
+        self._attempt = (attempt, reply)
+        wanted = self._wanted(attempt)
+        if r.handshake.running and r.state.conn >= Conn.WF_REPORT_PARAMS:
+            self._refused(Code.IN_TRANSIENT_STATE, "handshake-under-way")
+            return
+        refusal = r.would(**wanted)
+        if refusal is not None:
+            self._refused(refusal.code, refusal.rule)
+            return
+        if r.state.conn >= Conn.CONNECTED:
+            self._admin.ask_peer(self._answered, connection=False, **{k: int(v) for k, v in wanted.items()})
+        else:
+            self._promote()
+
+    def _answered(self, retcode: int | None) -> None:
+        if self._attempt is None:
+            return
+        if retcode is None:
+            attempt, reply = self._attempt
+            self._try(attempt._replace(tries=attempt.tries + 1), reply)
+        elif retcode < 1:
+            self._refused(Code.CW_FAILED_BY_PEER, f"peer answered {retcode}")
+        else:
+            self._promote()
+
+    def _refused(self, code: Code, rule: str) -> None:
+        assert self._attempt is not None
+        attempt, reply = self._attempt
+        row = remedy(code, attempt)
+        again = attempt._replace(tries=attempt.tries + 1, disk=self._r.state.disk)
+        if row.remedy == Remedy.FORCE_DISK:
+            self._try(again._replace(disk_asked=True), reply)
+        elif row.remedy == Remedy.FENCE_FOR_DISK:
+            if self._r.settings.fencing == "dont-care":
+                self._try(again._replace(disk_asked=True), reply)
+            else:
+                self._r.fence_peer(lambda ok: self._fenced(ok, again._replace(disk_asked=True), reply, code, rule))
+        elif row.remedy in (Remedy.FENCE_FOR_PEER, Remedy.FORCE_SPLIT):
+            forced = row.remedy == Remedy.FORCE_SPLIT
+            next_attempt = again._replace(pdsk_asked=True)
+            self._r.fence_peer(lambda ok: self._fenced(ok or forced, next_attempt, reply, code, rule))
+        elif row.remedy == Remedy.FORGET_FENCING:
+            self._try(again._replace(pdsk_asked=False), reply)
+        elif row.remedy == Remedy.WAIT_PING_TIMEOUT:
+            self._attempt = (again._replace(waited=True), reply)
+            self._r.links.ping()
+            self._r.host.timer("admin-promote", self._r.settings.ping_timeout_ms)
+        else:
+            self._attempt = None
+            reply(self._admin.refused_code(code, None, rule))
+
+    def _fenced(self, ok: bool, attempt: Attempt, reply: Reply, code: Code, rule: str) -> None:
+        if ok:
+            self._try(attempt, reply)
+        else:
+            self._attempt = None
+            reply(self._admin.refused_code(code, None, rule))
+
+    def on_timer(self) -> None:
+        """The peer was given one more ping to be dead."""
+        if self._attempt is not None:
+            attempt, reply = self._attempt
+            self._try(attempt, reply)
+
+    def _promote(self) -> None:
+        assert self._attempt is not None
+        attempt, reply = self._attempt
+        self._attempt = None
+        r = self._r
+        wanted = self._wanted(attempt)
+        forced = attempt.disk_asked and r.state.disk < Disk.UP_TO_DATE
+        refusal = r.change("promoted", promotion_forced=forced, **wanted)
+        if refusal is not None:
+            reply(self._admin.refused(refusal))
+            return
+        r.handshake.discard_my_data = False
+        if r.state.conn >= Conn.CONNECTED:
+            if forced:
+                r.handshake.send_uuids()
+            r.send_state()
+        disk, meta = r.disk, r.meta
+
+        def durable(error: int) -> None:
+            if error and r.meta is not None:
+                r.disk_failed(error, "writing metadata at promotion")
+            r.primary.ready = True
+            r.host.state_changed(r.state, r.state)
+            reply(self._answer())
+
+        def flushed(error: int) -> None:
+            if error:
+                r.disk_failed(error, "flushing at promotion")
+            if r.meta is not None and meta is not None:
+                meta.save(durable)
+            else:
+                durable(0)
+
+        if disk is not None and meta is not None:
+            disk.flush(flushed)  # what the peer sent before it vanished is on disk before anybody builds on it
+        else:
+            durable(0)
+
+    # --- secondary ---
+
+    def secondary(self, args: dict[str, Any], reply: Reply) -> None:
+        """secondary; `device_open` says whether somebody holds the device."""
+        r = self._r
+        if r.state.role == Role.SECONDARY:
+            reply(self._answer())
+            return
+        if self._demotion is not None or self._admin.pending is not None:
+            reply(self._admin.busy())
+            return
+        r.device_open = bool(args.get("device_open"))
+        refusal = r.would(role=Role.SECONDARY)
+        r.device_open = False
+        if refusal is not None:
+            reply(self._admin.refused(refusal))
+            return
+        r.primary.ready = False
+        r.host.state_changed(r.state, r.state)
+
+        def drained() -> None:
+            self._demotion = None
+            r.primary.submit([Request(Op.FLUSH, 0, 0, lambda request: self._demote(reply))])
+
+        self._demotion = drained
+        if r.primary.idle:
+            drained()
+
+    def drained(self) -> None:
+        """The last request is done."""
+        if self._demotion is not None and self._r.primary.idle:
+            self._demotion()
+
+    def _demote(self, reply: Reply) -> None:
+        r = self._r
+        refusal = r.change("demoted", role=Role.SECONDARY)
+        if refusal is not None:
+            r.primary.ready = True
+            reply(self._admin.refused(refusal))
+            return
+        meta = r.meta
+        if r.state.conn >= Conn.CONNECTED:
+            r.send_state()
+        if meta is None:
+            reply(self._answer())
+            return
+        meta.save_bitmap()
+        meta.save(lambda error: reply(self._answer()))

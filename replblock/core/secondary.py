@@ -1,0 +1,398 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The path of the peer's writes and reads on this node.
+
+Writes are applied in the order they arrive. Nothing of the next epoch begins before the barrier's fdatasync has
+returned, so that after a power loss this disk holds every flushed epoch and any part of the next.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from replblock.core.host import PENDING, Buffer
+from replblock.core.link import Link
+from replblock.state.names import Conn, Disk
+from replblock.wire.commands import Cmd
+from replblock.wire.digests import digest, digest_size
+from replblock.wire.errors import ProtocolError
+from replblock.wire.flags import (
+    DP_DISCARD,
+    DP_FUA,
+    DP_MAY_SET_IN_SYNC,
+    DP_SEND_RECEIVE_ACK,
+    DP_SEND_WRITE_ACK,
+    FEATURE_ORDERED,
+    FEATURE_WZEROES,
+)
+from replblock.wire.headers import MAGIC_100, pack_header
+from replblock.wire.packets import (
+    BLOCK_ACK_BODY,
+    DATA_BODY,
+    Barrier,
+    BarrierAck,
+    BlockAck,
+    BlockDesc,
+    BlockReq,
+    Data,
+    Trim,
+)
+
+if TYPE_CHECKING:
+    from replblock.core.resource import Resource
+
+_ACK_100 = struct.Struct(">IHHIIQ8sII")
+MAX_ACKS_BYTES = 1 << 16
+
+
+class SecondaryPath:
+    """Applies what the peer sends and acknowledges it as the peer asked."""
+
+    def __init__(self, resource: Resource) -> None:
+        self._r = resource
+        self._host = resource.host
+        self._link: Link | None = None
+        self._acks: list[bytes] = []
+        self._held: list[tuple[int, int, memoryview]] = []
+        self.holding = False
+        """A barrier waits for its flush: packets of the data connection wait behind it."""
+        self._epoch_size = 0
+        self._pending = 0
+        self._when_written: list[Callable[[], None]] = []
+        self._digest: Callable[[Buffer], bytes] | None = None
+        self._digest_bytes = 0
+        self._seq = 0
+        self.received_sectors = 0
+        self.written_sectors = 0
+
+    @property
+    def idle(self) -> bool:
+        """Nothing of the peer's is under way here."""
+        return not self._pending and not self.holding
+
+    @property
+    def unacked(self) -> int:
+        """Writes of the peer not yet acknowledged."""
+        return self._pending
+
+    def connected(self, link: Link) -> None:
+        """A new connection."""
+        alg = self._r.settings.data_integrity_alg
+        self._link = link
+        self._digest = digest(alg) if alg else None
+        self._digest_bytes = digest_size(alg) if alg else 0
+        self._epoch_size = 0
+        self._seq = 0
+
+    def connection_lost(self) -> None:
+        """What was received is applied; what waited behind a barrier is forgotten: it was never acknowledged."""
+        self._link = None
+        self._acks.clear()
+        self._held.clear()
+        self.holding = False
+        self._when_written.clear()
+
+    # --- holding back ---
+
+    def hold(self, packets: Sequence[tuple[int, int, memoryview]]) -> None:
+        """These came after a barrier that is not on disk yet."""
+        self._held.extend(packets)
+
+    def _hold_until(self, begin: Callable[[Callable[[], None]], None]) -> None:
+        """Hold the data connection until `begin(go_on)` calls go_on."""
+        link = self._link
+        assert link is not None
+        self.holding = True
+        self._host.hold(link.data, True)
+
+        def go_on() -> None:
+            if self._link is not link:
+                return
+            self.holding = False
+            self._host.hold(link.data, False)
+            held, self._held = self._held, []
+            if held:
+                self._r.links.resume(held)
+
+        begin(go_on)
+
+    # --- acknowledgements ---
+
+    def _ack(self, link: Link, cmd: Cmd, sector: int, ident: bytes, size_bytes: int) -> None:
+        if self._link is not link:
+            return
+        self._seq = seq = (self._seq + 1) & 0xFFFFFFFF
+        if link.version >= 100:
+            packet = _ACK_100.pack(MAGIC_100, self._r.settings.volume, cmd, 24, 0, sector, ident, size_bytes, seq)
+        else:
+            packet = pack_header(link.version, cmd, 24) + BLOCK_ACK_BODY.pack(sector, ident, size_bytes, seq)
+        self._acks.append(packet)
+
+    def end_wakeup(self) -> None:
+        """One send for all acks of the wake-up."""
+        if self._acks and self._link is not None:
+            self._host.send(self._link.meta, [b"".join(self._acks)])
+            self._acks.clear()
+
+    # --- writes ---
+
+    def on_data(self, body: memoryview) -> None:
+        """P_DATA."""
+        link = self._link
+        if link is None:
+            raise ProtocolError("P_DATA before the handshake", Cmd.DATA)
+        sector, ident, _seq, flags = DATA_BODY.unpack_from(body)
+        payload = self.verified(body[24:], Cmd.DATA)
+        size = len(payload)
+        self._check_range(sector, size, Cmd.DATA)
+        self._epoch_size += 1
+        self.received_sectors += size >> 9
+        flags = self._flags(link, flags)
+        if flags & DP_SEND_RECEIVE_ACK:
+            self._ack(link, Cmd.RECV_ACK, sector, ident, size)
+        self._apply(link, sector, size, ident, flags, payload, None)
+
+    def verified(self, payload: memoryview, cmd: Cmd) -> memoryview:
+        """Take the integrity digest off a payload; a wrong one costs the peer the connection."""
+        if not self._digest_bytes or self._digest is None:
+            return payload
+        sent, payload = payload[: self._digest_bytes], payload[self._digest_bytes :]
+        if self._digest(payload) != bytes(sent):
+            raise ProtocolError(f"Digest integrity check FAILED for {len(payload)} bytes of P_{cmd.name}", cmd)
+        return payload
+
+    def on_trim(self, body: memoryview) -> None:
+        """P_TRIM: with WZEROES agreed a discard, without it zeroes; here it always reads back as zeroes."""
+        self._on_zero(body, Cmd.TRIM)
+
+    def on_zeroes(self, body: memoryview) -> None:
+        """P_ZEROES."""
+        self._on_zero(body, Cmd.ZEROES)
+
+    def _on_zero(self, body: memoryview, cmd: Cmd) -> None:
+        link = self._link
+        if link is None:
+            raise ProtocolError(f"P_{cmd.name} before the handshake", cmd)
+        trim = Trim.unpack(body)
+        self._check_range(trim.sector, trim.size_bytes, cmd)
+        self._epoch_size += 1
+        flags = self._flags(link, trim.dp_flags)
+        if flags & DP_SEND_RECEIVE_ACK:
+            self._ack(link, Cmd.RECV_ACK, trim.sector, trim.block_id, trim.size_bytes)
+        punch = (cmd == Cmd.TRIM and bool(link.features & FEATURE_WZEROES)) or bool(trim.dp_flags & DP_DISCARD)
+        self._apply(link, trim.sector, trim.size_bytes, trim.block_id, flags, None, punch)
+
+    def _flags(self, link: Link, flags: int) -> int:
+        """Before version 100 the configured protocol says which acks the peer wants."""
+        if link.version >= 100:
+            return flags
+        protocol = self._r.settings.protocol
+        return flags | (DP_SEND_WRITE_ACK if protocol == "C" else DP_SEND_RECEIVE_ACK if protocol == "B" else 0)
+
+    def _check_range(self, sector: int, size_bytes: int, cmd: Cmd) -> None:
+        if size_bytes % 512 or (sector << 9) + size_bytes > self._r.size_bytes or not size_bytes:
+            raise ProtocolError(f"P_{cmd.name} of {size_bytes} bytes at sector {sector} is beyond the device", cmd)
+
+    def _apply(
+        self, link: Link, sector: int, size: int, ident: bytes, flags: int, payload: memoryview | None, punch: bool | None
+    ) -> None:
+        """Begin the write unless it must wait: for an overlapping one, or for its extents to be hot."""
+        r = self._r
+        disk, meta = r.disk, r.meta
+        start, end = sector << 9, (sector << 9) + size
+        if disk is None or meta is None:
+            self._nack(link, sector, ident, size)
+            return
+        again = partial(self._apply, link, sector, size, ident, flags, payload, punch)
+        busy = r.primary.busy.find(start, end)
+        if busy is not None:
+            self._pending += 1
+            busy.waiters.append(partial(self._again, again))
+            return
+        if r.state.pdsk < Disk.INCONSISTENT and r.attachment.activity is not None:
+            # the peer works on our disk alone: its crash and ours must find these extents in the log
+            activity = r.attachment.activity
+            first, last = start >> 22, (end - 1) >> 22
+            meta.bitmap.set_range(start >> 12, -(-end // 4096))
+            if not activity.covers(first, last):
+                self._pending += 1
+                activity.want(first, last, partial(self._again, again))
+                return
+        self.written_sectors += size >> 9
+        if flags & DP_FUA:
+            entry = r.primary.busy.add(start, end, "local")
+            self._pending += 1
+            later = partial(self._written_later, link, sector, size, ident, flags, entry)
+            if payload is not None:
+                disk.write_fua(start, payload, later)
+            elif (result := disk.zero(start, size, bool(punch), partial(self._zeroed, later))) != PENDING:
+                self._zeroed(later, result)
+            return
+        done = _Later(self, link, sector, size, ident, flags)
+        if payload is not None:
+            result = disk.write(start, payload, done)
+        else:
+            result = disk.zero(start, size, bool(punch), done)
+        if result == PENDING:
+            done.busy = r.primary.busy.add(start, end, "local")
+            self._pending += 1
+        else:
+            self._written(link, sector, size, ident, flags, result)
+
+    def _again(self, apply: Callable[[], None]) -> None:
+        self._pending -= 1
+        apply()
+        self._drain()
+
+    def _zeroed(self, later: Callable[[int], None], error: int) -> None:
+        disk = self._r.disk
+        if error or disk is None:
+            later(error or 5)
+        else:
+            disk.flush(later)
+
+    def _written_later(
+        self, link: Link, sector: int, size: int, ident: bytes, flags: int, busy: object, error: int
+    ) -> None:
+        self._pending -= 1
+        self._written(link, sector, size, ident, flags, error)
+        self._r.primary.busy.free(busy)  # type: ignore[arg-type]
+        self._drain()
+
+    def _drain(self) -> None:
+        if not self._pending and self._when_written:
+            waiting, self._when_written = self._when_written, []
+            for callback in waiting:
+                callback()
+
+    def _written(self, link: Link, sector: int, size: int, ident: bytes, flags: int, error: int) -> None:
+        r = self._r
+        if error:
+            if r.meta is not None:
+                start = sector << 9
+                r.meta.bitmap.set_range(start >> 12, -(-(start + size) // 4096))
+            self._nack(link, sector, ident, size)
+            r.disk_failed(error, f"writing {size} bytes at {sector << 9} for the peer")
+            return
+        in_sync = bool(flags & DP_MAY_SET_IN_SYNC) and Conn.SYNC_SOURCE <= r.state.conn <= Conn.PAUSED_SYNC_T
+        if in_sync and r.meta is not None:
+            r.sync.clear_bits(sector << 9, size)
+        if flags & DP_SEND_WRITE_ACK:
+            self._ack(link, Cmd.RS_WRITE_ACK if in_sync else Cmd.WRITE_ACK, sector, ident, size)
+
+    def _nack(self, link: Link, sector: int, ident: bytes, size: int) -> None:
+        self._ack(link, Cmd.NEG_ACK, sector, ident, size)
+
+    # --- barriers ---
+
+    def on_barrier(self, body: memoryview) -> None:
+        """P_BARRIER: ack after everything of the epoch is durable here; what follows waits."""
+        link = self._link
+        if link is None:
+            raise ProtocolError("P_BARRIER before the handshake", Cmd.BARRIER)
+        barrier = Barrier.unpack(body).barrier
+        size, self._epoch_size = self._epoch_size, 0
+        if not size:
+            return  # an empty epoch gets no ack
+        self._hold_until(partial(self._flush_epoch, link, barrier, size))
+
+    def _flush_epoch(self, link: Link, barrier: bytes, size: int, go_on: Callable[[], None]) -> None:
+        r = self._r
+
+        def written() -> None:
+            disk = r.disk
+            if disk is None or not r.settings.disk_flushes:
+                flushed(0)
+            else:
+                disk.flush(flushed)
+
+        def flushed(error: int) -> None:
+            if error:
+                # no ack: what the peer has not seen acknowledged it keeps as different
+                r.disk_failed(error, "flushing an epoch of the peer")
+                if r.state.disk > Disk.FAILED or self._link is not link:
+                    go_on()
+                    return
+            if self._link is link:
+                self._host.send(
+                    link.meta,
+                    [b"".join(self._acks), pack_header(link.version, Cmd.BARRIER_ACK, 8) + BarrierAck(barrier, size).pack()],
+                )
+                self._acks.clear()
+            go_on()
+
+        if self._pending:
+            self._when_written.append(written)
+        else:
+            written()
+
+    # --- the rest ---
+
+    def on_out_of_sync(self, body: memoryview) -> None:
+        """P_OUT_OF_SYNC: the peer wrote this without sending it."""
+        desc = BlockDesc.unpack(body)
+        meta = self._r.meta
+        if meta is not None:
+            self._check_range(desc.sector, desc.size_bytes, Cmd.OUT_OF_SYNC)
+            end = (desc.sector << 9) + desc.size_bytes
+            meta.bitmap.set_range(desc.sector >> 3, -(-end // 4096))
+
+    def on_data_request(self, body: memoryview) -> None:
+        """P_DATA_REQUEST: a read of a peer without (good) data."""
+        link = self._link
+        if link is None:
+            raise ProtocolError("P_DATA_REQUEST before the handshake", Cmd.DATA_REQUEST)
+        request = BlockReq.unpack(body)
+        self._check_range(request.sector, request.size_bytes, Cmd.DATA_REQUEST)
+        disk = self._r.disk
+        if disk is None or self._r.state.disk != Disk.UP_TO_DATE:
+            self._ack(link, Cmd.NEG_DREPLY, request.sector, request.block_id, request.size_bytes)
+            return
+        done = partial(self._read, link, request)
+        result = disk.read(request.sector << 9, request.size_bytes, done)
+        if not isinstance(result, int):
+            self._read(link, request, 0, result)
+        elif result != PENDING:
+            self._read(link, request, result, b"")
+
+    def _read(self, link: Link, request: BlockReq, error: int, data: Buffer) -> None:
+        if self._link is not link:
+            return
+        if error:
+            self._ack(link, Cmd.NEG_DREPLY, request.sector, request.block_id, request.size_bytes)
+            self._r.disk_failed(error, f"reading {request.size_bytes} bytes at {request.sector << 9} for the peer")
+            return
+        self.send_block(link, Cmd.DATA_REPLY, request.sector, request.block_id, data)
+
+    def send_block(self, link: Link, cmd: Cmd, sector: int, ident: bytes, data: Buffer) -> None:
+        """P_DATA_REPLY or P_RS_DATA_REPLY with its digest."""
+        extra = self._digest(data) if self._digest is not None else b""
+        body = Data(sector, ident, 0, 0).pack()
+        volume = self._r.settings.volume if link.version >= 100 else 0
+        head = pack_header(link.version, cmd, len(body) + len(extra) + len(data), volume) + body + extra
+        self._r.links.send_parts([head, data])
+
+    @property
+    def ordered(self) -> bool:
+        """The peer knows that we apply in order of arrival."""
+        return self._link is not None and bool(self._link.features & FEATURE_ORDERED)
+
+    def ack_resync(self, link: Link, cmd: Cmd, ack: BlockAck) -> None:
+        """P_RS_WRITE_ACK and friends go the way of all acks, in order."""
+        self._ack(link, cmd, ack.sector, ack.block_id, ack.size_bytes)
+
+
+class _Later:
+    """Completion of a write that went to the pool."""
+
+    __slots__ = ("args", "busy", "path")
+
+    def __init__(self, path: SecondaryPath, link: Link, sector: int, size: int, ident: bytes, flags: int) -> None:
+        self.path = path
+        self.args = (link, sector, size, ident, flags)
+        self.busy: object = None
+
+    def __call__(self, error: int) -> None:
+        self.path._written_later(*self.args, self.busy, error)

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The side of a resync that has the good data: it serves what the target asks for."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from replblock.core.host import PENDING, Buffer
+from replblock.core.link import Link
+from replblock.core.overlap import Busy
+from replblock.state.names import Conn, Disk
+from replblock.wire.commands import Cmd
+from replblock.wire.errors import ProtocolError
+from replblock.wire.flags import ID_SYNCER
+from replblock.wire.packets import BlockAck, BlockReq
+
+if TYPE_CHECKING:
+    from replblock.core.resource import Resource
+
+
+class ResyncSource:
+    """Between reading a block and queueing the reply no application write may touch it, and none may be in flight."""
+
+    def __init__(self, resource: Resource) -> None:
+        self._r = resource
+        self.reading = 0
+        """Reads in the pool: their ranges are busy, writes must look."""
+        self.sent_sectors = 0
+        self._finishing = False
+
+    def on_request(self, body: memoryview) -> None:
+        """P_RS_DATA_REQUEST."""
+        r = self._r
+        request = BlockReq.unpack(body)
+        size = request.size_bytes
+        if size % 512 or not size or (request.sector << 9) + size > r.size_bytes or size > 1 << 20:
+            raise ProtocolError(f"resync request for {size} bytes at sector {request.sector}", Cmd.RS_DATA_REQUEST)
+        link = r.links.link
+        if link is not None:
+            self._serve(link, request)
+
+    def _serve(self, link: Link, request: BlockReq) -> None:
+        r = self._r
+        if r.links.link is not link:
+            return
+        disk = r.disk
+        if disk is None or r.state.disk != Disk.UP_TO_DATE:
+            self._refuse(link, request)
+            return
+        start = request.sector << 9
+        end = start + request.size_bytes
+        busy = r.primary.busy.find(start, end)
+        if busy is not None:
+            busy.waiters.append(partial(self._serve, link, request))
+            return
+        r.primary.go()  # a write that was sent to the peer in this wake-up is on this disk before it is read
+        box: list[Busy] = []
+        result = disk.read(start, request.size_bytes, partial(self._read_later, link, request, box))
+        if not isinstance(result, int):
+            self._reply(link, request, result)
+        elif result == PENDING:
+            self.reading += 1
+            box.append(r.primary.busy.add(start, end, "resync-read"))
+        else:
+            self._failed(link, request, result)
+
+    def _read_later(self, link: Link, request: BlockReq, box: list[Busy], error: int, data: Buffer) -> None:
+        self.reading -= 1
+        if self._r.links.link is link:
+            if error:
+                self._failed(link, request, error)
+            else:
+                self._reply(link, request, data)
+        self._r.primary.busy.free(box[0])
+        self._r.primary.go()
+
+    def _reply(self, link: Link, request: BlockReq, data: Buffer) -> None:
+        self.sent_sectors += len(data) >> 9
+        self._r.secondary.send_block(link, Cmd.RS_DATA_REPLY, request.sector, request.block_id, data)
+
+    def _failed(self, link: Link, request: BlockReq, error: int) -> None:
+        self._refuse(link, request)
+        self._r.disk_failed(error, f"reading {request.size_bytes} bytes at {request.sector << 9} for the resync")
+
+    def _refuse(self, link: Link, request: BlockReq) -> None:
+        ack = BlockAck(request.sector, request.block_id, request.size_bytes)
+        self._r.secondary.ack_resync(link, Cmd.NEG_RS_DREPLY, ack)
+
+    def on_write_ack(self, sector: int, size_bytes: int) -> None:
+        """P_RS_WRITE_ACK of resync data: the target has it."""
+        if Conn.SYNC_SOURCE <= self._r.state.conn <= Conn.PAUSED_SYNC_T:
+            self._r.sync.clear_bits(sector << 9, size_bytes)
+
+    def on_neg_ack(self, sector: int, size_bytes: int) -> None:
+        """The target could not write it: the blocks stay marked."""
+        text = f"the peer could not write {size_bytes} bytes at sector {sector} during the resync; they stay marked"
+        self._r.why("warning", "resync-block-failed", text)
+
+    def target_finished(self) -> None:
+        """The target says it has everything; so it is, if no bits are left here."""
+        r = self._r
+        meta, disk = r.meta, r.disk
+        if meta is None or disk is None or self._finishing or r.state.conn < Conn.SYNC_SOURCE:
+            return
+        if meta.bitmap.count:
+            r.links.ping(self._check_again)
+            return
+        self._finishing = True
+        link = r.links.link
+
+        def flushed(error: int) -> None:
+            self._finishing = False
+            if error:
+                r.disk_failed(error, "flushing at the end of the resync")
+                return
+            if r.links.link is link and r.meta is meta and not meta.bitmap.count:
+                r.sync.finished_as_source()
+
+        disk.flush(flushed)
+
+    def _check_again(self) -> None:
+        r = self._r
+        if r.meta is None or r.state.conn < Conn.SYNC_SOURCE:
+            return
+        if r.meta.bitmap.count:
+            text = f"the peer ended the resync, but {r.meta.bitmap.count} blocks are still marked here; connecting anew"
+            r.links.drop(Conn.NETWORK_FAILURE, "resync-left-bits", text)
+        else:
+            self.target_finished()
+
+    def reset(self) -> None:
+        """The connection is gone."""
+        self._finishing = False
+
+
+SYNCER = ID_SYNCER

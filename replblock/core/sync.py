@@ -1,0 +1,414 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What two connected nodes make of each other's data: the handshake's decision, and the way from there to UpToDate."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from replblock.core.bitmaps import BitmapExchange
+from replblock.core.source import ResyncSource
+from replblock.core.target import ResyncTarget
+from replblock.meta.superblock import Flag
+from replblock.state.generations import Generations
+from replblock.state.handshake import Handshake, Policies
+from replblock.state.names import Conn, Disk, Role
+from replblock.state.packed import State
+from replblock.state.peer import (
+    Action,
+    Reaction,
+    considers_resync,
+    lost_data_refusal,
+    peer_state,
+    skips_initial_sync,
+    take_over,
+)
+from replblock.state.policies import Decision, decide
+from replblock.state.text import generations_line, verdict_line
+from replblock.state.uuids import Side, compare
+from replblock.wire import flags
+from replblock.wire.commands import Cmd
+from replblock.wire.errors import ProtocolError
+from replblock.wire.packets import StateWord, SyncUuid
+
+if TYPE_CHECKING:
+    from replblock.core.resource import Resource
+
+BLOCK_BYTES = 4096
+MARK_EVERY_MS = 3000
+MARKS_KEPT = 8
+
+SYNCING = frozenset({Conn.SYNC_SOURCE, Conn.SYNC_TARGET, Conn.PAUSED_SYNC_S, Conn.PAUSED_SYNC_T})
+
+
+class Resync:
+    """Decides, exchanges bitmaps, runs and ends the resync, whichever side this node is on."""
+
+    def __init__(self, resource: Resource) -> None:
+        self._r = resource
+        self.bitmaps = BitmapExchange(resource, self._bitmap_received)
+        self.source = ResyncSource(resource)
+        self.target = ResyncTarget(resource)
+        self.decision: Decision | None = None
+        self.last_in_sync_s = 0
+        self._consider = False
+        self.total_blocks = 0
+        self.started_ms = 0
+        self.paused_ms = 0
+        self.marks: list[tuple[int, int]] = []
+
+    @property
+    def running(self) -> bool:
+        """A resync is under way or paused."""
+        return self._r.state.conn in SYNCING
+
+    @property
+    def ranges_matter(self) -> bool:
+        """Application writes must look for busy ranges."""
+        return self.target.running or self.source.reading > 0
+
+    # --- the peer's state ---
+
+    def on_peer_state(self, body: memoryview) -> None:
+        """P_STATE."""
+        r = self._r
+        try:
+            report = State.unpack(StateWord.unpack(body).value)
+        except ValueError as error:
+            raise ProtocolError(f"P_STATE: {error}", Cmd.STATE) from None
+        own = r.state
+        theirs = r.handshake.peer_uuids
+        reaction = peer_state(
+            own, report, uuid_flags=theirs.flags if theirs is not None else None, consider_resync=self._consider
+        )
+        if reaction.action == Action.FINISH_RESYNC:
+            self.source.target_finished()
+            return
+        if reaction.action != Action.TAKE_OVER:
+            return
+        fresh = own.conn < Conn.CONNECTED
+        if fresh and self._would_lose_exposed_data(own):
+            return
+        conn: Conn | None = None
+        if reaction.handshake:
+            self._consider = False
+            decision = self._decide(report, reaction)
+            conn = decision.conn
+            if conn == Conn.DISCONNECTING and own.disk != Disk.NEGOTIATING and report.disk != Disk.NEGOTIATING:
+                r.links.drop(Conn.DISCONNECTING, decision.rule, self._refusal_text(decision), "error")
+                return
+        outcome = take_over(own, report, reaction, r.rules(), conn, new_uuid_pending=r.mint_postponed)
+        if outcome.state is None:
+            text = f"the peer's state does not fit ours (rule {outcome.rule}): peer {report.role.label} {report.disk.label}"
+            r.links.drop(Conn.DISCONNECTING, outcome.rule, text, "error")
+            return
+        if conn in (Conn.WF_BITMAP_S, Conn.WF_BITMAP_T) and self.decision is not None and self.decision.full_sync:
+            self.mark_everything()
+        r.change(reaction.handshake_rule or outcome.rule, forced=True, **outcome.state._asdict())
+        if outcome.rule == "own-attach-aborted":
+            r.attachment.abort()
+            return
+        if fresh:
+            r.handshake.finished()
+            r.send_state()
+        elif outcome.announce:
+            r.handshake.send_uuids()
+            r.send_state()
+        elif own.disk == Disk.NEGOTIATING and r.state.disk != Disk.NEGOTIATING:
+            r.send_state()
+        if conn is not None:
+            self._begin()
+
+    def _refusal_text(self, decision: Decision) -> str:
+        name = self._r.settings.resource
+        if decision.split_brain:
+            return (
+                f"Split-Brain detected but unresolved, dropping connection! {decision.text}; to give up the changes of "
+                f"one node, run there: replctl connect --discard-my-data {name}; and on the other: replctl connect {name}"
+            )
+        if "unrelated" in decision.rule:
+            return (
+                f"Unrelated data, aborting! The two disks have no generation in common; to overwrite one of them, run "
+                f"there: replctl down {name}; replctl create-md --force {name}; replctl up {name}"
+            )
+        return f"{decision.text}; run: replctl connect {name}"
+
+    def _would_lose_exposed_data(self, own: State) -> bool:
+        r = self._r
+        theirs = r.handshake.peer_uuids
+        if theirs is not None and lost_data_refusal(own, r.exposed_uuid, theirs.current):
+            text = "this diskless Primary worked on data of another generation than the peer offers: not connecting"
+            r.links.drop(Conn.DISCONNECTING, "exposed-data-lost", text, "error")
+            return True
+        return False
+
+    def _decide(self, report: State, reaction: Reaction) -> Decision:
+        r = self._r
+        meta, link, theirs = r.meta, r.links.link, r.handshake.peer_uuids
+        assert meta is not None and link is not None and theirs is not None
+        s = r.settings
+        peers = Generations(theirs.current, theirs.bitmap, theirs.history0, theirs.history1)
+        crashed = bool(meta.flags & Flag.CRASHED_PRIMARY)
+        verdict = compare(
+            Side(meta.uuids, crashed, r.state.role),
+            Side(peers, bool(theirs.flags & flags.UUID_CRASHED_PRIMARY), report.role),
+            version=link.version,
+            features=link.features,
+            resolve_conflicts=link.resolve_conflicts,
+        )
+        r.host.log("info", verdict.rule, generations_line("self", meta.uuids, r.last_sent_bits, int(meta.flags)))
+        r.host.log("info", verdict.rule, generations_line("peer", peers, theirs.dirty_bits, theirs.flags))
+        r.host.log("info", verdict.rule, verdict_line(verdict))
+        decision = decide(
+            Handshake(
+                verdict,
+                r.state.role,
+                report.role,
+                r.state.disk,
+                reaction.peer_disk,
+                r.disk_after_negotiation,
+                r.last_sent_bits,
+                theirs.dirty_bits,
+                meta.bitmap.count,
+                r.handshake.discard_my_data,
+                bool(theirs.flags & flags.UUID_DISCARD_MY_DATA),
+                Policies(s.after_sb_0pri, s.after_sb_1pri, s.after_sb_2pri, s.always_asbp, s.rr_conflict),
+                link.resolve_conflicts,
+                r.handshake.dry_run or bool(r.handshake.peer_conn_flags & flags.CF_DRY_RUN),
+                not r.device_open,
+                bool(link.features & flags.FEATURE_ORDERED),
+            )
+        )
+        self.decision = decision
+        r.why("error" if decision.refused else "notice", decision.rule, f"{reaction.handshake_rule}: {decision.text}")
+        if not decision.refused:
+            if verdict.mine != meta.uuids:
+                meta.put(verdict.mine)
+                meta.save()
+            # repairs of a half-finished resync hold for our copy of the peer's generations too
+            r.handshake.peer_uuids = theirs._replace(**verdict.peers._asdict())
+        for name in decision.handlers:
+            if name in s.handlers:
+                r.host.run_handler(name, {}, lambda code: None)
+        if decision.demote:
+            r.change("after-sb-demote", forced=True, role=Role.SECONDARY)
+        return decision
+
+    def mark_everything(self) -> None:
+        """A full resync: every block counts as different, durably, before anything else of it happens."""
+        meta = self._r.meta
+        assert meta is not None
+        meta.put_flags(Flag.FULL_SYNC, Flag.FULL_SYNC)
+        meta.save()
+        meta.bitmap.fill()
+        meta.save_bitmap()
+        meta.put_flags(0, Flag.FULL_SYNC)
+        meta.save()
+
+    # --- bitmaps ---
+
+    def _begin(self) -> None:
+        conn = self._r.state.conn
+        if conn == Conn.WF_BITMAP_S:
+            self.bitmaps.expect()
+            self.bitmaps.send()
+        elif conn == Conn.WF_BITMAP_T:
+            self.bitmaps.expect()
+
+    def _bitmap_received(self) -> None:
+        r = self._r
+        meta = r.meta
+        if meta is None:
+            return
+        if r.state.conn == Conn.WF_BITMAP_T:
+            self.bitmaps.send()
+            meta.save_bitmap()
+            r.change("bitmap-exchanged", forced=True, conn=Conn.WF_SYNC_UUID)
+        elif r.state.conn == Conn.WF_BITMAP_S:
+            self.start_as_source()
+
+    # --- begin ---
+
+    def _guarded(self, name: str, fine: tuple[int, ...], go: Any) -> None:
+        """Run a before-resync handler if there is one; a bad exit code costs the connection."""
+        r = self._r
+        if name not in r.settings.handlers:
+            go()
+            return
+        link = r.links.link
+
+        def ended(code: int) -> None:
+            if r.links.link is not link:
+                return
+            if code in fine:
+                go()
+            else:
+                r.links.drop(Conn.DISCONNECTING, name, f"handler {name} ended with {code}: no resync", "error")
+
+        r.host.run_handler(name, {}, ended)
+
+    def start_as_source(self) -> None:
+        """The bitmaps are equal: give the resync its generation, then tell the target."""
+        self._guarded("before-resync-source", (0, 3), self._start_as_source)
+
+    def _start_as_source(self) -> None:
+        r = self._r
+        meta, link = r.meta, r.links.link
+        if meta is None or link is None:
+            return
+        uuids, number = meta.uuids.resync_start_source(r.host.random64())
+        meta.put(uuids)
+
+        def durable(error: int) -> None:
+            if error or r.links.link is not link or r.state.conn not in (Conn.WF_BITMAP_S, Conn.STARTING_SYNC_S):
+                return
+            r.links.send(Cmd.SYNC_UUID, SyncUuid(number).pack())
+            self._count_from_here("SyncSource")
+            r.change("resync-started", forced=True, conn=Conn.SYNC_SOURCE)
+            if not meta.bitmap.count and link.version < 96:
+                self.source.target_finished()
+
+        meta.save(durable)
+
+    def on_sync_uuid(self, body: memoryview) -> None:
+        """P_SYNC_UUID: the source begins."""
+        r = self._r
+        meta = r.meta
+        if meta is None or r.state.conn not in (Conn.WF_SYNC_UUID, Conn.BEHIND, Conn.WF_BITMAP_T):
+            raise ProtocolError(f"P_SYNC_UUID in state {r.state.conn.label}", Cmd.SYNC_UUID)
+        number = SyncUuid.unpack(body).value
+        self._guarded("before-resync-target", (0,), lambda: self._start_as_target(number))
+
+    def _start_as_target(self, number: int) -> None:
+        r = self._r
+        meta, link = r.meta, r.links.link
+        if meta is None or link is None:
+            return
+        meta.put(meta.uuids.resync_start_target(number, r.state.role == Role.PRIMARY))
+        self._count_from_here("SyncTarget")
+        r.change("resync-started", forced=True, conn=Conn.SYNC_TARGET)
+
+        def durable(error: int) -> None:
+            # not before the disk says Inconsistent may the first foreign block land on it
+            if not error and r.links.link is link and r.state.conn == Conn.SYNC_TARGET:
+                self.target.start()
+
+        meta.save_bitmap()
+        meta.save(durable)
+
+    def _count_from_here(self, side: str) -> None:
+        r = self._r
+        assert r.meta is not None
+        self.total_blocks = r.meta.bitmap.count
+        self.started_ms = r.host.now_ms()
+        self.paused_ms = 0
+        self.marks = [(self.started_ms, self.total_blocks)]
+        r.host.log(
+            "info", "resync-started",
+            f"Began resync as {side} (will sync {self.total_blocks * 4} KB [{self.total_blocks} bits set]).",
+        )  # fmt: skip
+
+    def starting(self, conn: Conn) -> None:
+        """invalidate, invalidate-remote: a full resync by order, without an exchange of bitmaps."""
+        self.mark_everything()
+        if conn == Conn.STARTING_SYNC_T:
+            self._r.change("invalidate", forced=True, conn=Conn.WF_SYNC_UUID)
+        else:
+            self.start_as_source()
+
+    # --- on the way ---
+
+    def clear_bits(self, offset_bytes: int, length_bytes: int) -> None:
+        """These blocks are equal on both nodes now; only whole blocks count, but for the last of the device."""
+        meta = self._r.meta
+        if meta is None:
+            return
+        end_bytes = offset_bytes + length_bytes
+        end = meta.bitmap.bits if end_bytes == self._r.size_bytes else end_bytes >> 12
+        first = -(-offset_bytes // BLOCK_BYTES)
+        if first < end:
+            meta.bitmap.clear_range(first, end)
+
+    def mark_progress(self) -> None:
+        """Keep what speed is computed from; called whenever somebody looks."""
+        meta = self._r.meta
+        now = self._r.host.now_ms()
+        if self.running and meta is not None and (not self.marks or now - self.marks[-1][0] >= MARK_EVERY_MS):
+            self.marks.append((now, meta.bitmap.count))
+            del self.marks[:-MARKS_KEPT]
+
+    def on_timer(self, name: str) -> None:
+        """Timer `resync`."""
+        self.mark_progress()
+        self.target.on_timer()
+
+    def state_changed(self, old: State, new: State) -> None:
+        """Pauses, and the peer that was forced to Primary."""
+        if considers_resync(old, new):
+            self._consider = True
+        if old.conn == Conn.SYNC_TARGET and new.conn != Conn.SYNC_TARGET:
+            self.target.stop()
+        elif old.conn == Conn.PAUSED_SYNC_T and new.conn == Conn.SYNC_TARGET:
+            self.target.start()
+        if (new.conn == Conn.CONNECTED and new.disk == Disk.UP_TO_DATE and new.pdsk == Disk.UP_TO_DATE) or (old.conn >= Conn.CONNECTED > new.conn and old.disk == old.pdsk == Disk.UP_TO_DATE):
+            self.last_in_sync_s = self._r.host.wall_s()
+
+    def connection_lost(self) -> None:
+        """Whatever was under way ends here; the bitmap keeps what is left."""
+        self._consider = False
+        self.bitmaps.reset()
+        self.target.reset()
+        self.source.reset()
+
+    def on_peer_uuids_changed(self) -> None:
+        """P_UUIDS while connected: the peer declares both fresh disks equal, or only moved on."""
+        r = self._r
+        theirs, meta, link = r.handshake.peer_uuids, r.meta, r.links.link
+        if theirs is None or meta is None or link is None:
+            return
+        if skips_initial_sync(r.state, meta.uuids.current, theirs.flags, link.version):
+            meta.bitmap.zero()
+            meta.put(meta.uuids.skip_initial_sync(theirs.current, r.state.role == Role.PRIMARY))
+            meta.save_bitmap()
+            r.change("skip-initial-sync", forced=True, disk=Disk.UP_TO_DATE, pdsk=Disk.UP_TO_DATE)
+            meta.save()
+
+    # --- the end ---
+
+    def _done_text(self, failed: int) -> str:
+        seconds = max(1, (self._r.host.now_ms() - self.started_ms) // 1000)
+        speed = self.total_blocks * 4 // seconds
+        text = f"Resync done (total {seconds} sec; paused {self.paused_ms // 1000} sec; {speed} K/sec)"
+        return text + (f"; {failed} blocks failed and stay marked" if failed else "")
+
+    def finished_as_target(self, failed: int) -> None:
+        """Every block is here and flushed, and the source knows: become what it is."""
+        r = self._r
+        meta, theirs = r.meta, r.handshake.peer_uuids
+        assert meta is not None and theirs is not None
+        link = r.links.link
+        r.host.log("info", "resync-done", self._done_text(failed))
+        meta.save_bitmap()
+        if failed:
+            r.change("resync-failed", forced=True, conn=Conn.CONNECTED)
+        else:
+            peers = Generations(theirs.current, theirs.bitmap, theirs.history0, theirs.history1)
+            meta.put(meta.uuids.resync_done_target(peers, r.state.role == Role.PRIMARY))
+            r.exposed_uuid = meta.uuids.current
+            r.change("resync-done", forced=True, conn=Conn.CONNECTED, disk=Disk.UP_TO_DATE, pdsk=Disk.UP_TO_DATE)
+
+        def durable(error: int) -> None:
+            if r.links.link is link:
+                r.send_state()
+
+        meta.save(durable)
+
+    def finished_as_source(self) -> None:
+        """The target has everything on its disk."""
+        r = self._r
+        meta = r.meta
+        assert meta is not None
+        r.host.log("info", "resync-done", self._done_text(0))
+        meta.put(meta.uuids.resync_done_source())
+        meta.save_bitmap()
+        r.change("resync-done", forced=True, conn=Conn.CONNECTED, pdsk=Disk.UP_TO_DATE)
+        meta.save()

@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The side of a resync that gets the data: it asks for marked blocks, as fast as it is allowed to."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from replblock.core.host import PENDING
+from replblock.core.link import Link
+from replblock.core.overlap import Busy
+from replblock.core.rate import STEP_MS, RateController
+from replblock.state.names import Conn, Disk, Role
+from replblock.wire.commands import Cmd
+from replblock.wire.errors import ProtocolError
+from replblock.wire.flags import ID_SYNCER
+from replblock.wire.packets import BlockAck, BlockReq, Data
+
+if TYPE_CHECKING:
+    from replblock.core.resource import Resource
+
+BLOCK_BYTES = 4096
+MAX_REQUEST_BLOCKS = 256
+PAGE_SECTORS = 8
+
+
+class ResyncTarget:
+    """Requests marked ranges in ascending order; a range is done when it is written here and acknowledged."""
+
+    def __init__(self, resource: Resource) -> None:
+        self._r = resource
+        self.running = False
+        self._position = 0
+        self._budget_sectors = 0
+        self._arrived_sectors = 0
+        self._in_flight_sectors = 0
+        self._outstanding: dict[int, tuple[int, Busy | None]] = {}
+        self._failed: dict[int, int] = {}
+        self._writing = 0
+        self._finishing = False
+        self._controller: RateController | None = None
+        self.received_sectors = 0
+
+    @property
+    def failed_blocks(self) -> int:
+        """Blocks that the source could not read or this node could not write."""
+        return sum(self._failed.values())
+
+    @property
+    def want_kib(self) -> int:
+        """What the controller wanted last, KiB/s."""
+        return self._controller.want_kib if self._controller is not None else 0
+
+    def start(self) -> None:
+        """SyncTarget began: the state is on disk."""
+        s = self._r.settings
+        self.running = True
+        self._finishing = False
+        self._position = 0
+        self._failed.clear()
+        self._controller = RateController(
+            s.resync_rate_kib, s.c_plan_ahead, s.c_delay_target, s.c_fill_target_sectors, s.c_max_rate_kib
+        )
+        self._budget_sectors = self._arrived_sectors = 0
+        self._step()
+
+    def stop(self) -> None:
+        """Paused, finished or cut off; whatever was asked for and still comes is taken if it fits."""
+        self.running = False
+        self._r.host.timer("resync", None)
+
+    def reset(self) -> None:
+        """The connection is gone."""
+        self.stop()
+        outstanding, self._outstanding = self._outstanding, {}
+        self._in_flight_sectors = 0
+        self._finishing = False
+        for _, busy in outstanding.values():
+            if busy is not None:
+                self._r.primary.busy.free(busy)
+
+    def on_timer(self) -> None:
+        """Every 100 ms."""
+        if self.running:
+            self._step()
+
+    def _step(self) -> None:
+        controller = self._controller
+        assert controller is not None
+        # the source's answers come in between steps too: unspent budget is not carried over
+        self._budget_sectors = controller.step(self._in_flight_sectors, self._arrived_sectors)
+        self._arrived_sectors = 0
+        self._r.host.timer("resync", STEP_MS)
+        self._pump()
+
+    def _cap_sectors(self) -> int:
+        return max(self._r.settings.max_buffers // 2 * PAGE_SECTORS, MAX_REQUEST_BLOCKS * PAGE_SECTORS)
+
+    def _pump(self) -> None:
+        """Ask for marked ranges while budget and window allow."""
+        r = self._r
+        meta = r.meta
+        if not self.running or meta is None or self._finishing:
+            return
+        bitmap = meta.bitmap
+        cap = self._cap_sectors()
+        parts: list[bytes] = []
+        while self._budget_sectors > 0 and self._in_flight_sectors < cap:
+            first = bitmap.next_set(self._position)
+            if first < 0:
+                if self._outstanding or self._writing:
+                    break
+                if bitmap.count <= self.failed_blocks:
+                    self._finish()
+                    break
+                first = bitmap.next_set(0)
+                if first < 0:
+                    break
+            length = self._length_from(first)
+            start = first * BLOCK_BYTES
+            size = min(length * BLOCK_BYTES, r.size_bytes - start)
+            self._position = first + length
+            if first in self._failed or first in self._outstanding:
+                if self._position >= bitmap.bits and not self._outstanding:
+                    self._finish()
+                    break
+                continue
+            busy = None
+            if r.state.role == Role.PRIMARY:
+                if r.primary.busy.find(start, start + size) is not None:
+                    break  # an application write is there right now: the next step comes by again
+                busy = r.primary.busy.add(start, start + size, "resync")
+            self._outstanding[first] = (length, busy)
+            self._in_flight_sectors += size >> 9
+            self._budget_sectors -= size >> 9
+            parts.append(BlockReq(start >> 9, ID_SYNCER, size).pack())
+        for body in parts:
+            r.links.send(Cmd.RS_DATA_REQUEST, body)
+        if not self._outstanding and not self._writing and bitmap.count <= self.failed_blocks:
+            self._finish()
+
+    def _length_from(self, first: int) -> int:
+        """Blocks of one request: marked, naturally aligned, at most 1 MiB."""
+        meta = self._r.meta
+        assert meta is not None
+        aligned = first & -first if first else MAX_REQUEST_BLOCKS
+        limit = min(aligned, MAX_REQUEST_BLOCKS)
+        clear = meta.bitmap.next_clear(first)
+        end = meta.bitmap.bits if clear < 0 else clear
+        return max(1, min(limit, end - first))
+
+    def on_reply(self, body: memoryview) -> None:
+        """P_RS_DATA_REPLY."""
+        r = self._r
+        link = r.links.link
+        head = Data.unpack(body[:24])
+        payload = r.secondary.verified(body[24:], Cmd.RS_DATA_REPLY)
+        disk, meta = r.disk, r.meta
+        first = head.sector >> 3
+        known = self._outstanding.get(first)
+        if known is None or link is None:
+            raise ProtocolError(f"resync data for sector {head.sector} that was not asked for", Cmd.RS_DATA_REPLY)
+        size = len(payload)
+        length, _busy = known
+        if size != min(length * BLOCK_BYTES, r.size_bytes - (head.sector << 9)):
+            raise ProtocolError(f"resync data of {size} bytes, {length} blocks were asked for", Cmd.RS_DATA_REPLY)
+        if disk is None or meta is None:
+            self._done(first)
+            return
+        self._write(link, head.sector, payload, first)
+
+    def _write(self, link: Link, sector: int, payload: memoryview, first: int) -> None:
+        r = self._r
+        disk = r.disk
+        start, end = sector << 9, (sector << 9) + len(payload)
+        if disk is None:
+            self._done(first)
+            return
+        busy = r.primary.busy.find(start, end, "local")
+        if busy is not None:
+            busy.waiters.append(partial(self._write, link, sector, payload, first))
+            return
+        box: list[Busy] = []
+        result = disk.write(start, payload, partial(self._written_later, link, sector, len(payload), first, box))
+        if result == PENDING:
+            self._writing += 1
+            box.append(r.primary.busy.add(start, end, "local"))
+        else:
+            self._written(link, sector, len(payload), first, result)
+
+    def _written_later(self, link: Link, sector: int, size: int, first: int, box: list[Busy], error: int) -> None:
+        self._writing -= 1
+        self._written(link, sector, size, first, error)
+        self._r.primary.busy.free(box[0])
+        self._r.primary.go()
+
+    def _written(self, link: Link, sector: int, size: int, first: int, error: int) -> None:
+        r = self._r
+        if r.links.link is not link:
+            return
+        ack = BlockAck(sector, ID_SYNCER, size)
+        if error:
+            self._failed[first] = -(-size // BLOCK_BYTES)
+            r.secondary.ack_resync(link, Cmd.NEG_ACK, ack)
+            self._done(first)
+            r.disk_failed(error, f"writing {size} bytes at {sector << 9} during the resync")
+            return
+        self.received_sectors += size >> 9
+        self._arrived_sectors += size >> 9
+        r.sync.clear_bits(sector << 9, size)
+        r.secondary.ack_resync(link, Cmd.RS_WRITE_ACK, ack)
+        self._done(first)
+        self._pump()
+
+    def _done(self, first: int) -> None:
+        length, busy = self._outstanding.pop(first)
+        start = first * BLOCK_BYTES
+        self._in_flight_sectors -= min(length * BLOCK_BYTES, self._r.size_bytes - start) >> 9
+        if busy is not None:
+            self._r.primary.busy.free(busy)
+            self._r.primary.go()
+
+    def on_neg_reply(self, body: memoryview) -> None:
+        """P_NEG_RS_DREPLY: the source cannot read it; the blocks stay marked."""
+        ack = BlockAck.unpack(body)
+        first = ack.sector >> 3
+        if first in self._outstanding:
+            self._failed[first] = -(-ack.size_bytes // BLOCK_BYTES)
+            self._done(first)
+            self._pump()
+
+    def _finish(self) -> None:
+        """Data to disk, then be sure that the source saw our last acks, then the new state, then tell."""
+        r = self._r
+        disk, link = r.disk, r.links.link
+        if self._finishing or disk is None or link is None or r.state.conn != Conn.SYNC_TARGET:
+            return
+        self._finishing = True
+        failed = self.failed_blocks
+
+        def flushed(error: int) -> None:
+            if r.links.link is not link:
+                return
+            if error:
+                r.disk_failed(error, "flushing at the end of the resync")
+                return
+            r.secondary.end_wakeup()
+            r.links.ping(seen)
+
+        def seen() -> None:
+            if r.links.link is not link or r.meta is None or r.state.conn != Conn.SYNC_TARGET:
+                return
+            if not failed and r.meta.bitmap.count:
+                self._finishing = False  # marked meanwhile: not the end yet
+                self._position = 0
+                self._pump()
+                return
+            self.stop()
+            self._finishing = False
+            r.sync.finished_as_target(failed)
+
+        disk.flush(flushed)
+
+
+UP_TO_DATE = Disk.UP_TO_DATE
