@@ -15,7 +15,7 @@ from replblock.meta.geometry import Geometry
 from replblock.meta.superblock import Flag, Superblock
 from replblock.state.attach import attach as attach_verdict
 from replblock.state.losses import io_error
-from replblock.state.names import Conn, Disk, Role
+from replblock.state.names import Conn, Disk
 
 if TYPE_CHECKING:
     from replblock.core.resource import Resource
@@ -134,11 +134,8 @@ class Attachment:
                 r.disk_failed(errno, "flushing before detach")
                 done()
                 return
-            if r.state.role == Role.PRIMARY:
-                meta.save_bitmap(lambda errno: retired(errno))
-            else:
-                meta.put_flags(0, Flag.PRIMARY_IND)
-                meta.retire(retired)
+            meta.put_flags(0, Flag.PRIMARY_IND)
+            meta.retire(retired)
 
         def retired(errno: int) -> None:
             self._drop()

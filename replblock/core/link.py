@@ -102,7 +102,7 @@ class LinkKeeper:
         self.losses += 1
         for sock in (link.data, link.meta):
             self._host.close(sock)
-        for name in ("watch", "ping", "ping-ack", "handshake"):
+        for name in ("watch", "ping", "ping-ack", "handshake", "linger"):
             self._host.timer(name, None)
         was_connected = self._r.state.conn >= Conn.CONNECTED
         self._r.connection_lost(cause)
@@ -238,6 +238,10 @@ class LinkKeeper:
             self._decoders.pop(sock, None)
             self.rendezvous.on_closed(sock)
             return
+        if sock == link.meta and self._r.handshake.running:
+            # the peer may have said on the data connection why it leaves: hear it out
+            self._host.timer("linger", self._r.settings.ping_timeout_ms)
+            return
         half = (link.data_in if sock == link.data else link.meta_in).partial
         which = "data" if sock == link.data else "meta"
         text = f"the peer closed the {which} connection" + (f" in the middle of a packet ({half})" if half else "")
@@ -303,6 +307,8 @@ class LinkKeeper:
             elif sent is not None:
                 # something else came meanwhile: it lives, its ack may still be behind other packets
                 self._host.timer("ping-ack", settings.ping_timeout_ms)
+        elif name == "linger":
+            self.drop(Conn.BROKEN_PIPE, "connection-closed", "the peer closed the meta connection during the handshake")
         elif name == "watch":
             self._host.timer("watch", WATCH_MS)
             self._watch(link, now)

@@ -105,6 +105,7 @@ class Resource:
         attachment = self.attachment
         if attachment.activity is not None:
             attachment.activity.commit()
+        self.primary.go()
         self.secondary.end_wakeup()
 
     def on_dialed(self, sock: int, errno: int) -> None:

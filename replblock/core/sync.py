@@ -110,7 +110,8 @@ class Resync:
         if fresh:
             r.handshake.finished()
             r.send_state()
-        elif outcome.announce:
+        elif outcome.announce or own.pdsk <= Disk.FAILED < report.disk:
+            # a forced peer, or one that just attached a disk, needs ours to come to its own decision
             r.handshake.send_uuids()
             r.send_state()
         elif own.disk == Disk.NEGOTIATING and r.state.disk != Disk.NEGOTIATING:
