@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The words of a command line → verb, options, names. Written by hand: argparse takes longer to load than a role change.
+"""The words of a command line → verb, options, names. Written by hand: argparse loads slower than a role changes.
 
 drbdadm's grammar: options stand anywhere; what follows a lone `--` are options of the command itself (`drbdadm --
 --force primary r0`); long options may be shortened while they stay unique; `-dv` is `-d -v`.
@@ -138,5 +138,6 @@ def _setup_option(verb: Verb | None, text: str, options: dict[str, str], program
     name, _, value = text.partition("=")
     own = _own(verb, name if name.startswith("-") else "--" + name)
     if own is None:
-        raise Stop(USAGE, f"{program}: '{text}' is not an option of '{verb.name if verb else '?'}'", "see: replctl help")
+        of = f" of '{verb.name}'" if verb else ""
+        raise Stop(USAGE, f"{program}: '{text}' is not an option{of}", "see: replctl help")
     options[own.same_as or own.name] = value

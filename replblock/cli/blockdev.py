@@ -18,12 +18,13 @@ class BlockDevice:
     """`size_sectors`, `pread`, `pwrite`, `sync` on a block device or a regular file.
 
     A block device is opened O_EXCL, which fails while it is mounted or claimed; a file is locked with flock, which the
-    engine does too. Raises Stop with the file's name and what to do.
+    engine does too. `shared` leaves both out, for reading beside a running engine. Raises Stop with the file's name and
+    what to do.
     """
 
-    def __init__(self, path: str, write: bool, what: str = "disk") -> None:
+    def __init__(self, path: str, write: bool, what: str = "disk", shared: bool = False) -> None:
         self.path = path
-        self._fd = _open(path, write, what)
+        self._fd = _open(path, write, what, shared)
         try:
             size_bytes = os.lseek(self._fd, 0, os.SEEK_END)
         except OSError as error:
@@ -61,22 +62,26 @@ class BlockDevice:
     def __enter__(self) -> BlockDevice:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
-def _open(path: str, write: bool, what: str) -> int:
+def _open(path: str, write: bool, what: str, shared: bool) -> int:
     flags = (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC
     try:
         mode = os.stat(path).st_mode
         if stat.S_ISBLK(mode):
-            return os.open(path, flags | os.O_EXCL)
+            return os.open(path, flags | (0 if shared else os.O_EXCL))
         if not stat.S_ISREG(mode):
             raise Stop(CANNOT, f"{path}: '{what}' must be a block device or a file",
                        "check it in the configuration: replctl dump")
         fd = os.open(path, flags)
     except OSError as error:
         raise Stop(CANNOT, f"open({path}) failed: {error.strerror}", _advice(path, what, error.errno or 0)) from None
+    if shared:
+        return fd
     try:
         fcntl.flock(fd, (fcntl.LOCK_EX if write else fcntl.LOCK_SH) | fcntl.LOCK_NB)
     except OSError:

@@ -9,10 +9,11 @@ from replblock.cli.run import Run
 
 def dump(run: Run) -> int:
     """Everything, or the named resources; with --drbd without our own sections."""
-    from replblock.conf.dump import dump as render
+    from replblock.conf import dump as render
 
     names = [target.resource for target in run.targets()] if run.names and "all" not in run.names else None
-    print(render(run.configuration, run.host, names, drbd_only="--drbd" in run.options), end="")
+    text = render(run.configuration, run.host, run.addresses, without_ours="--drbd" in run.options, resources=names)
+    print(text, end="")
     return 0
 
 

@@ -7,7 +7,7 @@ import re
 import sys
 from typing import Any, NamedTuple
 
-from replblock.cli.errors import REFUSED, TIMEOUT, Stop
+from replblock.cli.errors import CANNOT, REFUSED, TIMEOUT, Stop
 from replblock.cli.run import Run, Target
 
 SHORT_S = 5.0
@@ -54,21 +54,25 @@ def ask(run: Run, target: Target, verb: str, args: dict[str, Any] | None = None,
 
     Raises Stop if it is down, or does not answer in time.
     """
-    from replblock.engine.client import call
+    from replblock.engine.client import NotUp, call
 
     full = dict(args or {})
     if target.volume is not None:
         full.setdefault("volume", target.volume)
     try:
         answer = call(run.run_dir, target.resource, verb, full, timeout_s)
-    except TimeoutError:
+    except TimeoutError:  # Busy
         raise Stop(
             TIMEOUT,
             f"{target}: '{verb}' did not end within {timeout_s:g} seconds",
             f"look at: replctl status {target.resource}",
         ) from None
-    except OSError:
+    except NotUp:
         raise not_up(run, target) from None
+    except ConnectionError as error:
+        raise Stop(CANNOT, str(error), f"its log says why: {run.run_dir}/{target.resource}.log") from None
+    except OSError as error:
+        raise run.no_access(error) from None
     return Reply(answer["exit_code"], list(answer["lines"]), answer.get("data") or {})
 
 
@@ -96,7 +100,7 @@ def finish(run: Run, target: Target, reply: Reply) -> int:
     out = sys.stderr if reply.exit_code else sys.stdout
     for line in reply.lines:
         print(line, file=out)
-    if reply.exit_code and len(reply.lines) == 1:
+    if reply.exit_code and reply.lines and not any("replctl " in line for line in reply.lines):
         hint = next_step(run, target, reply.lines[0])
         if hint:
             print(hint, file=sys.stderr)

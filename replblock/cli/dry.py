@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """--dry-run: the commands that would be carried out, one a line, ready to be executed one by one.
 
-Init scripts of DRBD 8 do exactly that with `-d -n res adjust all`: a line `res=NAME`, then that resource's commands, each
-split into words by the shell. So there is no quoting in them unless a path forces it.
+Init scripts of DRBD 8 do exactly that with `-d -n res adjust all`: a line `res=NAME`, then that resource's commands,
+each split into words by the shell. So there is no quoting in them unless a path forces it.
 """
 
 from __future__ import annotations

@@ -28,5 +28,5 @@ def nearest(word: str, known: list[str]) -> str:
     """" (did you mean 'X'?)" for the known word most like `word`, or nothing."""
     from difflib import get_close_matches
 
-    found = get_close_matches(word, known, n=1, cutoff=0.6)
+    found = get_close_matches(word, known, n=1, cutoff=0.6 if len(word) > 3 else 0.5)
     return f"; did you mean '{found[0]}'?" if found else ""

@@ -25,10 +25,11 @@ def start(run: Run, target: Target) -> bool:
     run.view(target.resource)
     if run.is_up(target.resource):
         return False
+    config = run.need_file()
     from replblock.engine.launch import start as launch
 
     try:
-        launch(target.resource, run.need_file(), run.host, run.run_dir)
+        launch(target.resource, config, run.host, run.run_dir)
     except (OSError, RuntimeError) as error:
         raise Stop(CANNOT, f"{target.resource}: the engine did not start: {error}",
                    f"its log: {os.path.join(run.run_dir, target.resource)}*.log") from None

@@ -11,10 +11,8 @@ from replblock.cli.errors import CANNOT, REFUSED, USAGE, Stop, nearest
 from replblock.cli.verbs import ANY, NONE, RESOURCE, Verb
 
 if TYPE_CHECKING:
-    from replblock.conf import Configuration, NodeView, VolumeView
+    from replblock.conf import Configuration, NodeView, Resource, VolumeView
 
-SEARCHED = ("/etc/drbd-84.conf", "/etc/drbd-83.conf", "/etc/drbd-82.conf", "/etc/drbd-08.conf", "/etc/drbd.conf")
-"""Where drbdadm of DRBD 8.4 looks for its configuration, in this order."""
 RUN_DIR = "/run/replblock"
 
 
@@ -63,13 +61,15 @@ class Run:
         if named:
             if os.path.exists(named):
                 return os.path.abspath(named)
-            raise Stop(REFUSED, f"Can not open '{named}': no such file", "name the configuration with: -c FILE")
-        for path in SEARCHED:
+            raise Stop(CANNOT, f"Can not open '{named}': no such file", "name the configuration with: -c FILE")
+        from replblock.conf import default_paths
+
+        for path in default_paths():
             if os.path.exists(path):
                 return path
         raise Stop(
             REFUSED,
-            f"no configuration found; searched: {', '.join(SEARCHED)}",
+            f"no configuration found; searched: {', '.join(default_paths())}",
             "write one (see drbd.conf.example) or name it with: -c FILE",
         )
 
@@ -84,19 +84,24 @@ class Run:
         return self._configuration
 
     def _load(self, path: str) -> Configuration:
+        import sys
+
         from replblock.conf import ConfigError, load
 
         try:
-            if path == "-":
-                import sys
-
-                text = sys.stdin.read()
-                return load("STDIN", lambda name: text)
-            return load(path)
+            configuration = load(path)
         except ConfigError as error:
             raise Stop(REFUSED, str(error)) from None
-        except OSError as error:
-            raise Stop(REFUSED, f"Can not open '{error.filename or path}': {error.strerror}") from None
+        for warning in configuration.warnings:
+            print(f"WARN: {warning}", file=sys.stderr)
+        return configuration
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Which of the addresses in `floating` sections are this node's; only those are asked about."""
+        hosts = (host for resource in self.configuration.resources.values() for host in resource.hosts)
+        named = {host.address.host for host in hosts if host.kind == "floating" and host.address is not None}
+        return tuple(address for address in sorted(named) if _is_ours(address))
 
     @property
     def views(self) -> dict[str, NodeView]:
@@ -105,13 +110,15 @@ class Run:
             from replblock.conf import ConfigError
 
             self._views = {}
-            for name, resource in self.configuration.resources.items():
-                if self.host not in resource.host_names:
-                    continue
-                try:
-                    self._views[name] = resource.view(self.host)
-                except ConfigError as error:
-                    raise Stop(REFUSED, str(error)) from None
+            addresses = self.addresses
+            try:
+                for name in self.configuration.resource_names(self.host, addresses):
+                    self._views[name] = self.configuration.resources[name].view(
+                        self.host, addresses, self.general.get("--peer")
+                    )
+            except ConfigError as error:
+                self._views = None
+                raise Stop(REFUSED, str(error)) from None
         return self._views
 
     def view(self, name: str) -> NodeView:
@@ -124,7 +131,7 @@ class Run:
             raise Stop(
                 USAGE,
                 first,
-                f"it is for {' and '.join(resource.host_names)}, and this node is {self.host};"
+                f"it is for {' and '.join(_titles(resource))}, and this node is {self.host};"
                 " be another with: --host NAME or REPLBLOCK_HOST",
             )
         known = list(self.views)
@@ -133,7 +140,7 @@ class Run:
         raise Stop(USAGE, first, self._nothing_here())
 
     def _nothing_here(self) -> str:
-        hosts = {host for resource in self.configuration.resources.values() for host in resource.host_names}
+        hosts = {title for resource in self.configuration.resources.values() for title in _titles(resource)}
         named = f"its hosts are {', '.join(sorted(hosts))}" if hosts else "it holds no resource at all"
         return f"{self.config_path} has no resource for node {self.host} ({named}); see: --host NAME, REPLBLOCK_HOST"
 
@@ -153,7 +160,18 @@ class Run:
         """True while an engine process serves the resource on this node."""
         from replblock.engine.client import is_up
 
-        return is_up(self.run_dir, resource)
+        try:
+            return is_up(self.run_dir, resource)
+        except OSError as error:
+            raise self.no_access(error) from None
+
+    def no_access(self, error: OSError) -> Stop:
+        """The sentences for a run directory that may not be used."""
+        return Stop(
+            CANNOT,
+            f"{self.run_dir}: {error.strerror or error}",
+            "run it as root, or name a run directory of your own: REPLBLOCK_RUN=DIR",
+        )
 
     def targets(self) -> list[Target]:
         """What the names on the command line mean. All of them are checked before anything is done."""
@@ -238,3 +256,21 @@ class Run:
             raise Stop(CANNOT, f"{self.verb.name}: the engine reads the configuration again, so -c - is not enough",
                        "write it to a file and name that with: -c FILE")
         return self.config_path
+
+
+def _titles(resource: Resource) -> list[str]:
+    """What the resource's host sections are called."""
+    return [name for host in resource.hosts for name in host.names or (host.title,)]
+
+
+def _is_ours(address: str) -> bool:
+    """True if one of this node's interfaces has the address: only then can a socket be bound to it."""
+    import socket
+
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.bind((address, 0))
+        except OSError:
+            return False
+    return True

@@ -44,7 +44,9 @@ def sh_resource(run: Run) -> int:
 
 def sh_mod_params(run: Run) -> int:
     """What modprobe drbd would be given."""
-    print(f"minor_count={run.configuration.global_options.get('minor-count', DEFAULT_MINOR_COUNT)}")
+    from replblock.conf import global_options
+
+    print(f"minor_count={global_options(run.configuration)['minor-count'] or DEFAULT_MINOR_COUNT}")
     return 0
 
 
@@ -65,19 +67,22 @@ def sh_ll_dev(run: Run) -> int:
 
 def sh_md_dev(run: Run) -> int:
     """Disks that hold the metadata."""
-    return _print_volumes(run, lambda volume: volume.disk if volume.meta_kind == "internal" else volume.meta_disk)
+    return _print_volumes(run, lambda volume: volume.meta_disk.path or volume.disk)
 
 
 def sh_md_idx(run: Run) -> int:
     """internal, flexible, or the slot's number."""
-    return _print_volumes(run, lambda volume: volume.meta_index if volume.meta_kind == "indexed" else volume.meta_kind)
+    return _print_volumes(
+        run, lambda volume: volume.meta_disk.kind if volume.meta_disk.index is None else volume.meta_disk.index
+    )
 
 
 def sh_ip(run: Run) -> int:
     """Own address of the resource, once a volume."""
     for target in run.targets():
         for _ in run.volumes(target):
-            print(run.view(target.resource).host.address)
+            address = run.view(target.resource).me.address
+            print(address.host if address else "")
     return 0
 
 
@@ -88,7 +93,8 @@ def sh_lr_of(run: Run) -> int:
 
 def becomes_primary(run: Run, target: Target) -> bool:
     """True if `become-primary-on` names this node."""
-    return bool({"both", run.host} & set(str(run.view(target.resource).startup["become-primary-on"] or "").split()))
+    named = run.view(target.resource).startup["become-primary-on"]
+    return isinstance(named, tuple) and bool({"both", run.host} & set(named))
 
 
 def sh_b_pri(run: Run) -> int:

@@ -31,7 +31,7 @@ def status(run: Run) -> int:
     elif found:
         from replblock.status import text
 
-        print(text.render(found, verbose=run.verbose, statistics="--statistics" in run.options))
+        print(text.render(found, verbose=run.verbose, statistics="--statistics" in run.options), end="")
     return worst
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The table of verbs. Usage, help, completion, `hidden-commands` and the parser are made from it.
 
-Names, aliases and the rule which verbs take `RES/VOL` are drbdadm's (drbd-utils, drbdadm(8) for 8.4); our own verbs stand
-in the group OWN.
+Names, aliases and the rule which verbs take `RES/VOL` are drbdadm's (drbd-utils, drbdadm(8) for 8.4); our own verbs
+stand in the group OWN.
 """
 
 from __future__ import annotations

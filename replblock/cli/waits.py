@@ -35,8 +35,10 @@ class Waiting:
 
     def choose_timeout(self) -> None:
         """Which time-out counts, from the options or the configuration."""
-        start = str(self.found.get("replblock-started-as", ""))
-        self.option = {"degraded": "degr-wfc-timeout", "outdated": "outdated-wfc-timeout"}.get(start, "wfc-timeout")
+        self.option = "degr-wfc-timeout" if self.found.get("replblock-degraded-start") else "wfc-timeout"
+        for link in self.found["connections"]:
+            if any(item["peer-disk-state"] == "Outdated" for item in link["peer_devices"]):
+                self.option = "outdated-wfc-timeout"
         named = self.run.options.get("--" + self.option)
         if named is not None:
             if not named.isdigit():
@@ -45,7 +47,8 @@ class Waiting:
         elif self.run.options.keys() & {"--wfc-timeout", "--degr-wfc-timeout", "--outdated-wfc-timeout"}:
             self.timeout_s = 0
         else:
-            self.timeout_s = int(self.run.view(self.target.resource).startup[self.option] or 0)
+            value = self.run.view(self.target.resource).startup[self.option]
+            self.timeout_s = value if isinstance(value, int) else 0
 
     def look(self) -> bool:
         """Ask the engine; True once there is nothing more to wait for."""

@@ -34,7 +34,9 @@ def test_force_in_all_spellings(line: str) -> None:
     assert (words.verb.name, words.names, words.options) == PRIMARY_FORCED
 
 
-@pytest.mark.parametrize("line", ["-- --discard-my-data connect r0", "connect --discard-my-data r0", "-- -D connect r0"])
+@pytest.mark.parametrize(
+    "line", ["-- --discard-my-data connect r0", "connect --discard-my-data r0", "-- -D connect r0"]
+)
 def test_discard_my_data(line: str) -> None:
     assert parse(line.split(), "drbdadm").options == {"--discard-my-data": ""}
 
