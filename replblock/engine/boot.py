@@ -47,7 +47,7 @@ def make_core(settings: Any, loop: Loop) -> Any:
     return Resource(settings, loop)
 
 
-def run(parameters: Mapping[str, str], make_core: Any = make_core) -> Engine:
+def run(parameters: Mapping[str, str]) -> Engine:
     """Start the engine in this process, in nbdkit's main thread. On failure: one line, and the process ends."""
     names = log = None
     try:

@@ -14,7 +14,7 @@ import time
 from replblock.engine.link import AGAIN, Link
 from replblock.engine.loop import Loop
 from replblock.wire.commands import Cmd
-from replblock.wire.headers import H80, H95, H100, MAGIC_95, pack_header
+from replblock.wire.headers import H80, H95, H100, MAGIC_80, MAGIC_95, MAGIC_100, pack_header
 
 STUCK_S = 0.1
 """The shortest ping-timeout is 0.1 s and its default 0.5 s: begin to look after this long inside one wake-up."""
@@ -27,13 +27,16 @@ def pings_beyond(data: bytes | memoryview, start: int, version: int) -> int:
     header_bytes = H100.size if version >= 100 else H80.size
     while at + header_bytes <= size:
         if version >= 100:
-            _, _, cmd, length, _ = H100.unpack_from(data, at)
+            magic, _, cmd, length, _ = H100.unpack_from(data, at)
+            known = magic == MAGIC_100
         else:
-            magic, cmd, length95 = H95.unpack_from(data, at)
-            if magic == MAGIC_95:
-                length = length95
-            else:
-                _, cmd, length = H80.unpack_from(data, at)
+            magic, cmd, length = H80.unpack_from(data, at)
+            known = magic == MAGIC_80
+            if not known:
+                magic, cmd, length = H95.unpack_from(data, at)
+                known = magic == MAGIC_95
+        if not known:
+            break
         at += header_bytes + length
         if cmd == Cmd.PING and length == 0 and start < at <= size:
             count += 1

@@ -118,13 +118,15 @@ class Link:
         self.mid = False
         while out:
             entry = out[0]
+            taken = 0
             for index, part in enumerate(entry):
                 if sent < len(part):
-                    if index or sent:
+                    if taken or sent:
                         out[0] = [memoryview(part)[sent:], *entry[index + 1 :]]
                         self.mid = True
                     return
                 sent -= len(part)
+                taken += len(part)
             out.popleft()
 
     def keep_safe(self, data: Buffer) -> None:
@@ -132,10 +134,11 @@ class Link:
 
         A half-sent buffer no longer is `data` itself; one without an owner (`obj` None) is a door's for certain.
         """
+        owner = data.obj if isinstance(data, memoryview) else data
         with self.send_lock:
             for entry in self.out:
                 for index, part in enumerate(entry):
-                    if part is data or (type(part) is memoryview and (part.obj is None or part.obj is data)):
+                    if part is data or (isinstance(part, memoryview) and (part.obj is None or part.obj is owner)):
                         entry[index] = bytes(part)
 
     def drop_queue(self) -> None:

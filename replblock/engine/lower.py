@@ -28,7 +28,7 @@ def placement_of(volume: VolumeView) -> Placement:
 
 def open_disk(
     volume: VolumeView, resource: str, post: Callable[..., None], *, io: str = "buffered", threads: int = POOL_THREADS
-) -> tuple[FileDisk, Geometry, Superblock]:
+) -> tuple[FileDisk, Geometry]:
     """Open and claim the disk of a volume and find its metadata. Raises DiskError; then nothing stays open."""
     placement = placement_of(volume)
     data = open_backing(volume.disk, direct=io == "direct")
@@ -56,7 +56,7 @@ def open_disk(
         md_flushes=bool(volume.options["md-flushes"]),
         threads=threads,
     )  # fmt: skip
-    return disk, geometry, superblock
+    return disk, geometry
 
 
 def _superblock(placement: Placement, fd: int, meta_sectors: int, path: str, resource: str) -> Superblock:

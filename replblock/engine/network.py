@@ -170,7 +170,7 @@ class Network:
             if bool(unsent) != bool(link.mask & select.EPOLLOUT):
                 self._want(link)
             told = link.told_unsent
-            if unsent == 0 and link.sent_bytes != link.told_sent or unsent < LOW_WATER_BYTES <= told:
+            if (unsent == 0 and link.sent_bytes != link.told_sent) or unsent < LOW_WATER_BYTES <= told:
                 link.told_sent = link.sent_bytes
                 link.told_unsent = 0
                 heard = True

@@ -105,15 +105,14 @@ def attach(engine: Engine, args: Args, client: Client) -> None:
         engine.log.write("error", "attach-refused", str(error))
         client.reply(answer(CONFIG_REFUSED, [f"{volume.minor}: Failure: ({error.code}) {error.text}", error.detail]))
 
-    def opened(disk: Any, geometry: Any, superblock: Any) -> None:
+    def opened(disk: Any, geometry: Any) -> None:
         def ended(found: Any) -> None:
             engine.busy = ""
             if found.exit_code:
                 disk.close()
             _reply(client, found)
 
-        args.update(disk=disk, geometry=geometry, superblock=superblock)
-        engine.core.command("attach", args, ended)
+        engine.core.command("attach", {**args, "disk": disk, "geometry": geometry}, ended)
 
     if getattr(engine.core, "disk", None) is not None:
         engine.busy = ""
@@ -282,9 +281,12 @@ def adjust(engine: Engine, args: Args, client: Client) -> None:
             engine.view, engine.settings = view, settings
             engine.handlers.commands = commands
             engine.handlers.environment = handler_environment(view, engine.volume, names.config_path)
-            engine.loop.network.set_addresses(addresses)
+        else:
+            engine.loop.network.set_addresses(before)
         _reply(client, found)
 
+    before = engine.loop.network.addresses
+    engine.loop.network.set_addresses(addresses)  # first: the core may dial anew at once
     engine.core.command("net_options", {"settings": settings}, ended)
 
 

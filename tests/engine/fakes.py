@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from replblock.core.host import PENDING
 from replblock.core.requests import Op, Request
@@ -13,6 +13,7 @@ from replblock.engine.backing import open_backing, reopen
 from replblock.engine.disk import FileDisk
 from replblock.engine.network import Addresses
 from replblock.meta import geometry
+from replblock.status import model
 
 
 class RecordingCore:
@@ -110,3 +111,50 @@ def make_disk(path: Any, post: Callable[..., None], size_bytes: int = 8 << 20, *
 
 def addresses(port: int, peer_port: int) -> Addresses:
     return Addresses(own_port=port, peer_port=peer_port)
+
+
+class FakeAnswer(NamedTuple):
+    exit_code: int = 0
+    lines: list[str] = []
+    data: dict[str, Any] = {}
+
+
+class UnreplicatedCore(PlainCore):
+    """Enough of core.resource.Resource for the whole engine to run around it: one node, no peer."""
+
+    def __init__(self, settings: Any, host: Any) -> None:
+        RecordingCore.__init__(self)
+        self.settings, self.host = settings, host
+        self.disk = None
+        self.size_bytes = 0
+
+    def command(self, verb: str, args: dict[str, Any], reply: Callable[[FakeAnswer], None]) -> None:
+        if verb == "attach":
+            self.disk = args["disk"]
+            self.size_bytes = self.disk.data_sectors * 512
+            self.local_reads_ok = True
+        elif verb == "primary":
+            self.doors_open = True
+        elif verb in ("secondary", "down"):
+            self.doors_open = False
+        elif verb not in ("connect", "disconnect", "net_options"):
+            reply(FakeAnswer(20, [f"the fake core does not know {verb}"]))
+            return
+        self.host.state_changed(None, None)
+        if verb == "down" and self.disk is not None:
+            self.disk.close()
+        self.host.call_soon(reply, FakeAnswer())
+
+    def status(self) -> dict[str, Any]:
+        role = "Primary" if self.doors_open else "Secondary"
+        return model.resource(
+            name=self.settings.resource,
+            role=role,
+            devices=[
+                model.device(
+                    disk_state="UpToDate" if self.disk is not None else "Diskless",
+                    minor=self.settings.minor,
+                    size=self.size_bytes // 1024,
+                )
+            ],
+        )
