@@ -161,6 +161,8 @@ def apply_al(device: BlockDevice, placement: Placement, *, force: bool = False) 
         marked, more = mark_extents(device, where, bm_bytes, extents)
         remarks += [*more, f"Marked additional {texts.size_text(marked * 4)} as out-of-sync based on AL."]
         device.sync()  # the log may only be forgotten when the bitmap says the same
+    elif needed and rule == "replayed":
+        remarks.append("Nothing to do.")
     initialize_log(device, where)
     device.sync()
     write_superblock(device, where, block._replace(magic=MAGIC_V08, flags=block.flags | Flag.AL_CLEAN))

@@ -38,20 +38,19 @@ def _match(row: Signature, read: Reader) -> Finding | None:
 def find_drbd(device: BlockDevice) -> list[Finding]:
     """DRBD metadata of any version in any of its places. One that cannot be true here is still named."""
     size = device.size_sectors
-    last = geometry.internal_superblock_sector(size)
-    places: dict[int, tuple[str, Placement]] = {
-        last: ("internal", geometry.INTERNAL),
-        0: ("external", geometry.FLEXIBLE),
-        (size & ~7) - _V07_FIXED_SECTORS: ("fixed-size internal", geometry.INTERNAL),
-    }
-    for index in range(1, min(size // SLOT_SECTORS, geometry.MAX_INDEX + 1)):
-        places.setdefault(SLOT_SECTORS * index, (f"indexed [{index}]", Placement(Kind.INDEXED, index)))
-    found = []
-    for sector, (place, placement) in sorted(places.items()):
-        block = read_padded(device, SUPERBLOCK_BYTES, sector * SECTOR_BYTES)
-        version = foreign_version(block) if sector >= 0 else ""
-        if version:
-            start = sector * SECTOR_BYTES
-            found.append(Finding(What.DRBD, f"{place} DRBD metadata {version[:3]}", start, start + SUPERBLOCK_BYTES,
-                                 placement=placement))
-    return found
+    # sector, what to call it, where it would stand, versions that can stand there
+    places: list[tuple[int, str, Placement, tuple[str, ...]]] = [
+        (geometry.internal_superblock_sector(size), "internal", geometry.INTERNAL, ("v07", "v08", "v09")),
+        ((size & ~7) - _V07_FIXED_SECTORS, "fixed-size internal", geometry.INTERNAL, ("v07",)),
+        (0, "external", geometry.FLEXIBLE, ("v07", "v08", "v09")),
+    ]
+    for slot in range(1, min(size // SLOT_SECTORS, geometry.MAX_INDEX + 1)):
+        places.append((SLOT_SECTORS * slot, f"indexed [{slot}]", Placement(Kind.INDEXED, slot), ("v07", "v08", "v09")))
+    found: dict[int, Finding] = {}
+    for sector, place, placement, versions in places:
+        start = sector * SECTOR_BYTES
+        version = foreign_version(read_padded(device, SUPERBLOCK_BYTES, start))[:3] if sector >= 0 else ""
+        if version in versions:
+            found.setdefault(start, Finding(What.DRBD, f"{place} DRBD metadata {version}", start,
+                                            start + SUPERBLOCK_BYTES, placement=placement))
+    return [found[start] for start in sorted(found)]

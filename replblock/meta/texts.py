@@ -177,7 +177,10 @@ def dump_text(block: Superblock, where: Geometry, bitmap: Iterable[bytes], bm_by
 
 
 class _BitmapPrinter:
-    """Rows of four 64-bit words; two or more equal rows of one repeated word become a single ``N times`` line."""
+    """Rows of four 64-bit words; two or more equal rows of one repeated word become a single ``N times`` line.
+
+    drbdmeta compares 32-bit halves, so a word of two different halves is never joined.
+    """
 
     def __init__(self) -> None:
         self._row_bytes = b""      # the repeated row that may still go on
@@ -191,7 +194,7 @@ class _BitmapPrinter:
             row = chunk[at:at + _ROW_BYTES]
             if row != self._row_bytes:
                 yield self.finish()
-            if row == row[:8] * 4:
+            if row == row[:4] * 8:
                 self._row_bytes = row
                 rows = _repetitions(chunk, at, row)
                 self._rows += rows
