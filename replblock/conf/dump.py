@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from .lexer import quoted
+from .lexer import in_quotes, quoted
 from .model import Address, Configuration, Device, HostSection, MetaDisk, Resource, Scope, Settings, Volume
 from .options import BOOL, FLAG, NAMES
 from .resolve import volume_of
-from .values import Setting
+from .values import IPV4_LIKE, Setting
+from .vocabulary import RESERVED
 
 NAME_WIDTH = 24  # where values begin, counted from the left edge, less the blank
 FORM_84 = ("options", "net", "disk", "startup", "proxy", "handlers", "replblock")
@@ -81,13 +82,12 @@ class Printer:
     # -- resources
 
     def resource(self, resource: Resource) -> Iterator[str]:
-        yield (f"# resource {quoted(resource.name)} on {self.host_name}: {self._part(resource)}")
+        yield (f"# resource {_name(resource.name)} on {self.host_name}: {self._part(resource)}")
         if not self.old:
             yield f"# defined at {resource.file}:{resource.line}"
-        yield f"resource {quoted(resource.name)} {{"
+        yield f"resource {_name(resource.name)} {{"
         if self.old:
-            protocol = _written(resource, "resource")
-            yield from (f"    {'protocol':<22} {item.text};" for item in protocol)
+            yield from (f"    {'protocol':<22} {item.value};" for item in _written(resource, "resource"))
         for host in resource.hosts:
             yield from self.host(resource, host)
         yield from self.sections(resource, with_protocol=False)
@@ -135,8 +135,11 @@ class Printer:
         name = item.spelled if self.old else item.name
         if item.option.kind == NAMES:
             names = item.value if isinstance(item.value, tuple) else ()
-            return f"{'':{indent}}{name:<{width}} {' '.join(quoted(one) for one in names):>3};"
-        return f"{'':{indent}}{name:<{width}} {quoted(item.text):>3};"
+            return f"{'':{indent}}{name:<{width}} {' '.join(_name(one) for one in names):>3};"
+        text = item.text if item.option.kind == BOOL else _word(item.text)
+        if item.name == "protocol":
+            text = str(item.value)  # 8.4 prints a lower case letter as upper
+        return f"{'':{indent}}{name:<{width}} {text:>3};"
 
     # -- hosts
 
@@ -169,7 +172,7 @@ class Printer:
         if volume.device is not None:
             yield f"{pad}{'device':<{width}} {self._device(volume.device)};"
         if volume.disk is not None:
-            yield f"{pad}{'disk':<{width}} {quoted(volume.disk)};"
+            yield f"{pad}{'disk':<{width}} {_word(volume.disk)};"
         if self.old and host.kind != "floating" and host.address is not None:
             yield f"{pad}{'address':<{width}} {_address(host.address)};"
         if volume.meta_disk is not None:
@@ -178,23 +181,33 @@ class Printer:
     def _device(self, device: Device) -> str:
         if device.name is None or (self.without_ours and device.nbd is not None):
             return f"minor {device.minor}"
-        return f"{quoted(device.name)} minor {device.minor}"
+        return f"{_word(device.name)} minor {device.minor}"
 
     def _meta_disk(self, meta: MetaDisk, width: int) -> str:
         if meta.kind == "internal" or meta.path is None:
             return f"{'meta-disk':<{width}} internal"
         if meta.kind == "indexed":
-            return f"{'meta-disk':<16} {quoted(meta.path)} [{meta.index}]"
-        return f"{'flexible-meta-disk' if self.old else 'meta-disk':<16} {quoted(meta.path)}"
+            return f"{'meta-disk':<16} {_word(meta.path)} [{meta.index}]"
+        return f"{'flexible-meta-disk' if self.old else 'meta-disk':<16} {_word(meta.path)}"
 
     def _proxy(self, host: HostSection) -> Iterator[str]:
         if host.proxy is None:
             return
-        yield f"        proxy on {' '.join(quoted(name) for name in host.proxy.names)} {{"
+        yield f"        proxy on {' '.join(_name(name) for name in host.proxy.names)} {{"
         yield f"            {'inside':<16} {_address(host.proxy.inside)};"
         yield f"            {'outside':<16} {_address(host.proxy.outside)};"
         yield from self.section("options", host.proxy.settings.items, [], 12)
         yield "        }"
+
+
+def _word(text: str) -> str:
+    """A value. Unlike drbdadm we keep the quotes where a bare word would be read as something else."""
+    return in_quotes(text) if text in RESERVED or IPV4_LIKE.fullmatch(text) else quoted(text)
+
+
+def _name(text: str) -> str:
+    """The name of a resource or host; here a number needs quotes, too."""
+    return in_quotes(text) if text == "on" or text.isdigit() else _word(text)
 
 
 def _title(host: HostSection) -> str:
@@ -202,8 +215,8 @@ def _title(host: HostSection) -> str:
         assert host.address is not None
         return f"floating {_address(host.address)}"
     if host.kind == "stacked":
-        return f"stacked-on-top-of {quoted(host.lower or '')}"
-    return "on " + " ".join(quoted(name) for name in host.names)
+        return f"stacked-on-top-of {_name(host.lower or '')}"
+    return "on " + " ".join(_name(name) for name in host.names)
 
 
 def _address(address: Address) -> str:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+MAX_TEXT_CHARACTERS = 600
 SHOWN_WORD_CHARACTERS = 40  # a word of a garbage file must not fill the terminal
 
 
@@ -19,7 +20,8 @@ class ConfigError(Exception):
         super().__init__(file, line, text)
         self.file = file
         self.line = line
-        self.text = text
+        text = printable(text)
+        self.text = text if len(text) <= MAX_TEXT_CHARACTERS else text[:MAX_TEXT_CHARACTERS] + "..."
 
     def __str__(self) -> str:
         where = f"{printable(self.file)}:{self.line}" if self.line else printable(self.file)

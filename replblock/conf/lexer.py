@@ -78,6 +78,9 @@ def _unquoted(found: str, file: str, line: int) -> str:
 
 def quoted(text: str) -> str:
     """`text` as it can stand in a file: bare when the rules allow it, else in double quotes."""
-    if BARE.fullmatch(text):
-        return text
+    return text if BARE.fullmatch(text) else in_quotes(text)
+
+
+def in_quotes(text: str) -> str:
+    """`text` as a string."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -253,8 +253,10 @@ def _proxy(name: str, old: Old = SAME) -> Option:
 
 
 PROXY = (
-    _proxy("memlimit"), _proxy("read-loops"), _proxy("compression"), _proxy("bwlimit", NEW), _proxy("sndbuf-size"),
-    _proxy("rcvbuf-size"), _proxy("ping-timeout"),
+    _proxy("memlimit"), _proxy("read-loops"), _proxy("compression"), _proxy("bwlimit", NEW),
+    number("proxy", "sndbuf-size", 0, 10485760, 0, "bytes", "option of DRBD Proxy", support="accepted"),
+    number("proxy", "rcvbuf-size", 0, 10485760, 0, "bytes", "option of DRBD Proxy", support="accepted"),
+    number("proxy", "ping-timeout", 1, 300, 5, TENTHS, "option of DRBD Proxy", support="accepted"),
 )
 
 REPLBLOCK = (

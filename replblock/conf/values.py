@@ -57,8 +57,6 @@ def setting(statement: Statement, spelling: Spelling, section: str, dialect: str
         word = _single(statement, rest, option)
         text, bare = word.text, False
         value = _value(statement, word, option, dialect)
-        if option.name == "protocol":
-            text = str(value)
     return Setting(option, text, value, statement.file, statement.line, section, name, bare)
 
 

@@ -68,6 +68,10 @@ KEYWORDS = frozenset((
     "ipv4", "ipv6", "sdp", "sci", "ssocks", "yes", "no", "ask", "become-primary-on", "stacked-timeouts",
     "disable-ip-verification", "usage-count", "minor-count", "dialog-refresh")) - {"on", "replblock"}
 
+# Bare, drbdadm takes these for keywords too. We read them; a dump puts them in quotes.
+RESERVED = KEYWORDS | {option.name for option in TABLE} | {option.name_83 for option in TABLE} | {
+    OUTDATE_PEER, "_is_default", "alternate-link-address", "discard-my-data"} - {""}
+
 DRBD_9 = frozenset((
     "auto-promote", "auto-promote-timeout", "quorum", "quorum-minimum-redundancy", "on-no-quorum", "node-id",
     "connection", "connection-mesh", "path", "hosts", "host", "mesh", "transport", "template-file", "twopc-timeout",

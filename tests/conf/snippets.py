@@ -144,6 +144,7 @@ STRICTER: dict[str, str] = {
     "net { unplug-watermark 0; }": "the same",
     "disk { disk-timeout 6001; }": "the same",
     "disk { max-bio-bvecs 129; }": "the same",
+    "syncer { al-extents 7; } options { }": "8.3's range; drbdsetup-84 would refuse it at attach",
     "syncer { cpu-mask zzz; }": "not hexadecimal; the kernel would refuse it",
     "net { shared-secret 0123456789012345678901234567890123456789012345678901234567890123; }": "64 bytes; 63 fit",
     "net { on-congestion pull-ahead; }": "needs protocol A (155)",
@@ -154,6 +155,8 @@ STRICTER_HOST_A = {
 }
 # What drbdadm refuses and we take.
 LOOSER_HOST_A = {
+    "disk { al-extents 77; } device minor 3; disk /dev/x; meta-disk internal; address 1.2.3.4:5;":
+        "drbdadm's own dump prints this",
     "device /dev/nbd0; disk /dev/x; meta-disk internal; address 1.2.3.4:5;": "replblock's own kind of device",
 }
 

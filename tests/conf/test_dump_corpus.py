@@ -115,6 +115,24 @@ def test_the_model_file_is_taken_as_it_is() -> None:
     assert view.startup["degr-wfc-timeout"] == 120 and view.peer.names == ("backup",)
 
 
+def test_awkward_words_stay_in_quotes(tmp_path: Path) -> None:
+    """drbdadm prints them bare and cannot read its own dump then; it can read ours."""
+    text = """resource "7" { net { cram-hmac-alg "volume"; shared-secret "10.0.0.1"; verify-alg "timeout"; }
+        on "on" { device minor 1; disk "disk"; meta-disk "yes"; address 10.0.0.1:7788; }
+        on "12" { device minor 1; disk "resource"; meta-disk internal; address 10.0.0.2:7788; } }"""
+    path = tmp_path / "drbd.conf"
+    path.write_text(unchecked_addresses(text))
+    ours = dump(load(str(path)), "on")
+    theirs = drbdadm("8.4", path, "on").out
+    assert ours.replace('"', "") == theirs
+    path.write_text(theirs)
+    assert drbdadm("8.4", path, "on").code == 10
+    path.write_text(ours)
+    again = drbdadm("8.4", path, "on")
+    assert again.code == 0, again.err
+    assert again.out.partition("resource 7 {")[2] == theirs.partition("resource 7 {")[2]
+
+
 def test_without_ours_drbdadm_takes_it(tmp_path: Path) -> None:
     text = """common { replblock { io direct; } }
     resource r {
