@@ -90,28 +90,29 @@ class ActivityLog:
         """Make hot what the waiting writes need, as much as one transaction holds."""
         if self._busy or not self._waiting:
             return
+        batch: set[int] = set()
         wanted: dict[int, None] = {}
         for first, last, _ in self._waiting:
-            missing = [e for e in range(first, last + 1) if e not in self.hot and e not in wanted]
-            if len(wanted) + len(missing) > UPDATES_PER_BLOCK:
+            extents = range(first, last + 1)
+            missing = [e for e in extents if e not in self.hot and e not in wanted]
+            if len(wanted) + len(missing) > UPDATES_PER_BLOCK or len(batch.union(extents)) > len(self._context):
                 break
+            batch.update(extents)
             wanted.update(dict.fromkeys(missing))
         if not wanted:
             self._release()
             return
+        self._busy = True
         if len(self._free) >= len(wanted):
-            self._busy = True
             self._write([(self._free.pop(), extent) for extent in wanted])
             return
         needed = len(wanted) - len(self._free)
-        keep = {e for first, last, _ in self._waiting for e in range(first, last + 1)}
         victims = []
         for extent in self.hot:
-            if extent not in keep and not self._pins.pinned(extent):
+            if extent not in batch and not self._pins.pinned(extent):
                 victims.append(extent)
                 if len(victims) == needed + EVICT_AHEAD:
                     break
-        self._busy = True
         if len(victims) < needed:
             self._pins.unpin_soon(self._retry)
         else:

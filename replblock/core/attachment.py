@@ -146,6 +146,7 @@ class Attachment:
     def _drop(self) -> None:
         r = self._r
         disk = r.disk
+        waiting = self.activity.forget_waiting() if self.activity is not None else []
         r.change("detached", forced=True, disk=Disk.FAILED)
         r.meta, r.disk, self.activity = None, None, None
         r.change("detached", forced=True, disk=Disk.DISKLESS)
@@ -154,6 +155,9 @@ class Attachment:
         r.primary.disk_changed()
         if disk is not None:
             disk.close()
+        for start in waiting:
+            start()
+        r.primary.go()
 
     def failed(self, errno: int, what: str) -> None:
         """A local I/O error: pass_on, call-local-io-error or detach (DRBD 8.4, on-io-error)."""
@@ -173,7 +177,4 @@ class Attachment:
             r.send_state()
         if meaning.disk != Disk.FAILED:
             return
-        waiting = self.activity.forget_waiting() if self.activity is not None else []
         self._drop()
-        for start in waiting:
-            start()

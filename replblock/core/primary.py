@@ -210,6 +210,8 @@ class PrimaryPath:
             local, self._local = self._local, []
             for request in local:
                 self._write_here(request)
+            if self._retries:
+                self._retry()
 
     # --- write ---
 

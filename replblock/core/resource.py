@@ -103,6 +103,7 @@ class Resource:
     def end_wakeup(self) -> None:
         """All events of this wake-up are in: whatever was gathered leaves now."""
         attachment = self.attachment
+        self.primary.go()
         if attachment.activity is not None:
             attachment.activity.commit()
         self.primary.go()

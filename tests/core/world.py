@@ -490,8 +490,7 @@ class World:
         self.links_down = False
         for host in (self.a, self.b):
             for sock in list(host.pipes):
-                host.pipes.pop(sock)
-                if host.powered:
+                if host.pipes.pop(sock, None) is not None and host.powered:
                     host.resource.on_closed(sock, 0)
                     host.finish()
 
