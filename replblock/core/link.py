@@ -195,7 +195,7 @@ class LinkKeeper:
         link = self.link
         assert link is not None
         link.version, link.features = version, features
-        self._host.meta_ready(link.meta, version, lambda: b"")
+        self._host.meta_ready(link.meta, version, link.meta_in.waiting)
         try:
             early = link.data_in.agreed(version, features)
             early_meta = link.meta_in.agreed(version, features)

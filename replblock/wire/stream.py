@@ -11,7 +11,7 @@ from typing import Final, NoReturn
 
 from replblock.wire.commands import COMMANDS, OPENING, Cmd, Stream, allowed_lengths, packet_name, refusal
 from replblock.wire.errors import Packet, ProtocolError
-from replblock.wire.headers import H80, H95, H100, MAGIC_80, MAGIC_95, MAGIC_100, header_bytes
+from replblock.wire.headers import H80, H95, H100, MAGIC_80, MAGIC_95, MAGIC_100, header_bytes, pack_header
 from replblock.wire.limits import MAX_HELD_BYTES, VERSION_MAX, VERSION_MIN
 from replblock.wire.strangers import looks_like
 
@@ -90,6 +90,13 @@ class StreamDecoder:
 
     def _waiting_body_bytes(self) -> int:
         return self._header_bytes + self._body_bytes - self._missing_bytes if self._missing_bytes else 0
+
+    def waiting(self) -> bytes:
+        """The bytes of the incomplete packet as they came; for whoever must know what follows on the socket."""
+        if not self._missing_bytes:
+            return bytes(self._held) + self._head
+        header = pack_header(self._version, self._command, self._body_bytes, self._volume)
+        return header + b"".join(self._pieces)
 
     @property
     def partial(self) -> str:
