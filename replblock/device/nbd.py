@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Back end nbd: the kernel's own NBD client gets one socket in its transmission phase.
 
-One socket, because with more the request timer kills live ones; no timeouts, because a stall must not become an I/O
-error; `queue/io_timeout` of a second, because only that timer makes the kernel send again what an old socket lost.
+One socket, because with more the request timer kills live ones; no request timeout and a dead-connection timeout of
+weeks, because a stall must not become an I/O error; `queue/io_timeout` of a second, because only that timer makes the
+kernel send again what an old socket lost.
 """
 
 from __future__ import annotations
@@ -102,16 +103,19 @@ def tune(reservation: Reservation, host: Host) -> None:
 
 
 def detach(attached: Attached, force: bool, host: Host) -> None:
-    """Without `force` an exclusive descriptor is held through write-back and disconnect."""
+    """Without `force` an exclusive descriptor is held through write-back and disconnect.
+
+    With it the kernel device stays taken until its users let go of it, and gives them errors.
+    """
     if names.nbd_is_free(attached.reservation.device_index, host):
         return
     _refuse_stranger(attached, host)
     if force:
         _disconnect(attached)
-    else:
-        with usage.held_exclusively(attached, host) as descriptor:
-            usage.write_back(descriptor, attached.name)
-            _disconnect(attached)
+        return
+    with usage.held_exclusively(attached, host) as descriptor:
+        usage.write_back(descriptor, attached.name)
+        _disconnect(attached)
     if not sysfs.wait_until(lambda: names.nbd_is_free(attached.reservation.device_index, host), GONE_PATIENCE_S):
         raise DeviceError(f"{attached.name}: the kernel still holds {attached.kernel_device}; "
                           f"see: fuser -v {attached.kernel_device}")

@@ -28,10 +28,11 @@ ATTRIBUTES = (
     ("NBD_ATTR_BACKEND_IDENTIFIER", "asciiz"),
 )
 
-#: Requests wait for a new connection instead of failing: a stall must never become an I/O error. With one socket and
-#: both at 0 the kernel keeps what was sent and sends it again when `queue/io_timeout` fires after a reconnect.
+#: Requests wait for a new connection instead of failing: a stall must never become an I/O error. TIMEOUT 0: a slow
+#: connection is not a dead one. A dead-connection timeout of 0 would mean not to wait at all (kernel 7.2: EIO at once),
+#: so it is the longest that 32-bit jiffies hold at 1000 a second, less a margin.
 TIMEOUT_S = 0
-DEAD_CONNECTION_TIMEOUT_S = 0
+DEAD_CONNECTION_TIMEOUT_S = 20 * 24 * 3600
 
 
 @functools.cache

@@ -42,7 +42,7 @@ def body(message: Any) -> bytes:
 def test_connect() -> None:
     assert body(netlink.connect_message(3, 1 << 40, 512, 0x16D, [9], "replblock r0/0")) == (
         struct.pack("<BBH", 1, 1, 0) + u32(1, 3) + u64(2, 1 << 40) + u64(3, 512) + u64(4, 0) + u64(5, 0x16D)
-        + u64(8, 0) + attribute(10, b"replblock r0/0\0") + sockets(9))
+        + u64(8, 1_728_000) + attribute(10, b"replblock r0/0\0") + sockets(9))
 
 
 def test_reconfigure_brings_no_timeout() -> None:
