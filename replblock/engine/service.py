@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import select
 import signal
@@ -25,6 +26,7 @@ from replblock.engine.pool import Pool
 from replblock.engine.procfile import LifeLock, Publisher
 
 PUBLISH_MS = 1000
+PR_SET_PDEATHSIG = 1
 END_S = 15.0
 """How long an orderly end asked for by nbdkit may take (the last flush of the disk, the peer's goodbye)."""
 
@@ -125,7 +127,10 @@ class Engine:
         """SIGTERM and SIGINT mean an orderly stop, not nbdkit's, which would give the kernel I/O errors.
 
         Called in the main thread. Python's handlers would wait for it to run Python code, so a socket is written to.
+        nbdkit tries out at its start whether the kernel knows PR_SET_PDEATHSIG and leaves it set: the end of the
+        command that started us would be the end of the resource.
         """
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, 0, 0, 0, 0)
         reader, writer = socket.socketpair()
         for end in (reader, writer):
             end.setblocking(False)
