@@ -32,7 +32,8 @@ startup { stacked-timeouts yes; }|startup { become-primary-on both; } net { allo
 options { on-no-data-accessible suspend-io; }|options { auto-promote yes; }|options { } options { }
 syncer { after r; }|syncer { after "q"; }|disk { resync-after r/0; }|disk { resync-after q/1; }
 disk { read-balancing 32K-striping; }|disk { use-bmbv; }|disk { use-bmbv yes; }|disk { no-use-bmbv; }
-disk { al-extents 67; }|disk { al-extents 65534; }|syncer { al-extents 3833; }|syncer { use-rle; }|syncer { use-rle no; }
+disk { al-extents 67; }|disk { al-extents 65534; }|syncer { al-extents 3833; }|syncer { use-rle; }
+syncer { use-rle no; }
 syncer { cpu-mask 3; }|syncer { resync-rate 3M; }|net { congestion-extents 66; }|net { verify-alg; }
 net { verify-alg md5; csums-alg md5; csums-after-crash-only; }|foo { }|foo;|foo bar;|;|net { ; }|net { timeout 5;; }
 proxy { }|proxy { memlimit 1G; }|proxy { bogus 1; }|proxy { read-loops; }|proxy { plugin { foo; } }

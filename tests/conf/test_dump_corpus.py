@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from replblock.conf import Configuration, ConfigError, dump, load, loads
-
-from .oracle import (
+from replblock.conf import ConfigError, Configuration, dump, load, loads
+from tests.conf.oracle import (
     CORPUS,
     GLOBAL_COMMON,
     drbdadm,
@@ -58,7 +57,7 @@ def test_our_dump_reads_back_as_itself(name: str) -> None:
 
 @pytest.mark.parametrize("dialect", ["8.3", "8.4"])
 def test_examples_of_the_manual(dialect: str, tmp_path: Path) -> None:
-    """drbd.conf(5) of both dialects. 8.3's page shows `meta-disk DEVICE;`, which 8.3's drbdadm refuses; 8.4's takes it."""
+    """drbd.conf(5) of both dialects. 8.3's page shows `meta-disk DEVICE;`, which 8.3's drbdadm refuses."""
     examples = manual_examples(dialect)
     assert len(examples) >= 3
     for number, text in enumerate(examples):

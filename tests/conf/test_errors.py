@@ -10,12 +10,12 @@ import pytest
 
 from replblock.conf import ConfigError, default_paths, find_default, load, loads
 from replblock.conf.dialect import detect
-
-from .snippets import HOSTS
+from tests.conf.snippets import HOSTS
 
 BAD = [
     # in the resource (line 2 of the file), message
-    ("disk { rate 5M; }", r"drbd\.conf:2: 'rate' is not an option of section disk; did you mean 'resync-rate'\?.*syncer"),
+    ("disk { rate 5M; }",
+     r"drbd\.conf:2: 'rate' is not an option of section disk; did you mean 'resync-rate'\?.*syncer"),
     ("net { timout 5; }", r":2: 'timout' is not an option of section net; did you mean 'timeout'\?"),
     ("net { fencing resource-only; }", r":2: 'fencing' is not an option of section net; it belongs in section disk"),
     ("net { resync-rat 5; }", r"did you mean 'resync-rate' of section disk\?"),
@@ -31,7 +31,8 @@ BAD = [
     ("replblock { dor nbdkit; }", r":2: 'dor' is not an option of section replblock; did you mean 'door'\?"),
     ("replblock { door kitchen; }", r":2: door 'kitchen'; expected nbdkit \| direct"),
     ("replblock { threads 0; }", r":2: threads 0 out of range \[1\.\.64\]"),
-    ("net { protocol A; allow-two-primaries; }", r":2: resource r: allow-two-primaries needs protocol C, found A \(139\)"),
+    ("net { protocol A; allow-two-primaries; }",
+     r":2: resource r: allow-two-primaries needs protocol C, found A \(139\)"),
     ("net { on-congestion pull-ahead; protocol C; }", r"on-congestion pull-ahead needs protocol A, found C \(155\)"),
     ("protocol A; disk { fencing resource-and-stonith; }", r"does not go with protocol A \(154\)"),
     ("net { after-sb-0pri discard-node-x; }", r"names no host of the resource; expected one of: a, b"),
@@ -91,7 +92,8 @@ def test_83_style_hints() -> None:
 
 
 @pytest.mark.parametrize(("snippet", "dialect"), [
-    ("", "8.4"), ("protocol C;", "8.4"), ("protocol C; syncer { rate 5M; }", "8.3"), ("protocol C; disk { no-md-flushes; }", "8.3"),
+    ("", "8.4"), ("protocol C;", "8.4"), ("protocol C; syncer { rate 5M; }", "8.3"),
+    ("protocol C; disk { no-md-flushes; }", "8.3"),
     ("syncer { rate 5M; } options { }", "8.4"), ("syncer { rate 5M; } net { protocol A; }", "8.4"),
     ("syncer { use-rle yes; }", "8.4"), ("syncer { rate 5M; } disk { md-flushes no; }", "8.4"),
     ("syncer { rate 5M; } replblock { tls yes; } protocol C;", "8.3")])
@@ -102,7 +104,8 @@ def test_dialect(snippet: str, dialect: str) -> None:
 
 
 def test_warnings_do_not_stop() -> None:
-    configuration = loads(f"resource r {{ net {{ timeout 100; }} disk {{ resync-after q; }} ignore-on c;\n{HOSTS}}}\nglobal {{ }}")
+    body = f"net {{ timeout 100; }} disk {{ resync-after q; }} ignore-on c;\n{HOSTS}"
+    configuration = loads(f"resource r {{ {body} }}\nglobal {{ }}")
     text = "\n".join(configuration.warnings)
     for part in ("global section should stand before", "'q' of resync-after is not known", "ignore-on is deprecated",
                  "should be less than connect-int"):
@@ -169,4 +172,4 @@ def test_search_path() -> None:
 
     assert find_default(only_83) == "/etc/drbd-83.conf"
     with pytest.raises(ConfigError, match=r"no configuration found; looked for /etc/drbd-84\.conf"):
-        find_default(lambda path: open("/nonexistent/" + path, "rb").read())
+        find_default(lambda path: Path("/nonexistent" + path).read_bytes())

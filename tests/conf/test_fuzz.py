@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 
 from replblock.conf import ConfigError, dump, loads
 from replblock.conf.options import TABLE
-
-from .oracle import CORPUS
+from tests.conf.oracle import CORPUS
 
 FILES = {path.name: path.read_bytes() for path in sorted(CORPUS.glob("*.conf"))}
-WORDS = sorted({option.name for option in TABLE} | {option.name_83 for option in TABLE} | set(
-    "on floating resource common global skip volume device disk net { } [ ] : ; \" # yes no internal minor 0 1 10.0.0.1 "
-    "-1 99999999999999999999 syncer replblock include \x00 é \\".split()))
+GRAMMAR = ("on", "floating", "resource", "common", "global", "skip", "volume", "device", "disk", "net", "syncer",
+           "replblock", "include", "internal", "minor", "yes", "no", "{", "}", "[", "]",
+           ":", ";", '"', "#", "0", "1", "-1",
+           "10.0.0.1", "99999999999999999999", "\x00", "é", "\\")
+WORDS = sorted({*GRAMMAR, *(option.name for option in TABLE), *(option.name_83 for option in TABLE)})
 SPLICES = st.one_of(st.sampled_from([word.encode() for word in WORDS]), st.binary(max_size=8))
 
 
@@ -70,8 +71,10 @@ def test_cut_off_anywhere(name: str) -> None:
 
 
 @pytest.mark.parametrize("data", [
-    b"{" * 100000, b"}" * 100000, b";" * 100000, b"a" * 3000000, b'"' * 100001, b"resource r { " * 50000, b"\\" * 100000,
-    b"#" * 3000000, b"skip " + b"{" * 300000, b"a " * 500000, b"[" * 100000, b":" * 200000, b'"' + b"\\a" * 100000, b"\n" * 1000000,
+    b"{" * 100000, b"}" * 100000, b";" * 100000, b"a" * 3000000, b'"' * 100001,
+    b"resource r { " * 50000, b"\\" * 100000, b"#" * 3000000, b"skip " + b"{" * 300000, b"a " * 500000,
+    b"[" * 100000, b":" * 200000,
+    b'"' + b"\\a" * 100000, b"\n" * 1000000,
     b"resource r { net { timeout " + b"9" * 100 + b"; } }", b"resource r { on a { address " + b"1." * 60 + b"1:5; } }",
     b"include \"\\\x00\";", b"resource r { on " + b"h " * 20000 + b"{ } }"])
 def test_huge_or_monotonous(data: bytes) -> None:

@@ -13,24 +13,25 @@ from replblock.conf import Option, Value, dump, load, loads
 from replblock.conf.options import BOOL, ENUM, FLAG, INTEGER, NAMES, NUMBER, TABLE, WORD
 from replblock.conf.values import SCALES, SUFFIXES
 from replblock.conf.vocabulary import RESERVED
-
-from .oracle import drbdadm
+from tests.conf.oracle import drbdadm
 
 HOSTS = ("a", "b")
 Draw = st.DrawFn
 # The text of values: bare words and strings with every awkward character a string may hold.
 BARE = st.from_regex(r"[A-Za-z0-9/_-][A-Za-z0-9/._-]{0,30}", fullmatch=True).filter(
     lambda word: word not in RESERVED and not word.replace(".", "").isdigit())
-QUOTED = st.text(st.characters(min_codepoint=32, max_codepoint=0x17F, exclude_categories=("Cc",)), max_size=40).filter(
+QUOTED = st.text(st.characters(min_codepoint=32, max_codepoint=0x17F, exclude_categories=["Cc"]), max_size=40).filter(
         lambda text: text not in RESERVED and not text.replace(".", "").isdigit()).map(
     lambda text: '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"')
-OWN_RULES = {"protocol", "on-congestion", "fencing", "allow-two-primaries", "resync-after", "cpu-mask", "become-primary-on"}
+OWN_RULES = {"protocol", "on-congestion", "fencing", "allow-two-primaries", "resync-after", "cpu-mask",
+             "become-primary-on"}
 
 
 @st.composite
 def number(draw: Draw, option: Option, dialect: str) -> str:
     low, high = option.range(dialect)
-    value = draw(st.one_of(st.integers(low, high), st.sampled_from((low, high)), st.integers(low, min(high, low + 300))))
+    small = st.integers(low, min(high, low + 300))
+    value = draw(st.one_of(st.integers(low, high), st.sampled_from((low, high)), small))
     if option.kind == INTEGER:
         return str(value)
     suffix = draw(st.sampled_from(("", "", "", "k", "K", "m", "M", "g", "G", "s")))
@@ -57,7 +58,7 @@ def statement(draw: Draw, option: Option, dialect: str) -> str:
     if option.kind in (NUMBER, INTEGER):
         return f"{name} {draw(number(option, dialect))};"
     if option.kind in (ENUM, WORD):
-        words = [*option.words, *(f"discard-node-{host}" for host in HOSTS)] if name == "after-sb-0pri" else option.words
+        words = [*option.words, *(f"discard-node-{host}" for host in HOSTS if name == "after-sb-0pri")]
         return f"{name} {draw(st.sampled_from(words))};"
     if option.kind == NAMES:
         return f"{name} {' '.join(draw(st.lists(st.sampled_from(HOSTS), min_size=1, max_size=2)))};"
@@ -86,14 +87,16 @@ SECTIONS = {"8.4": ("disk", "net", "options", "startup", "handlers", "proxy", "s
 def sections(draw: Draw, dialect: str) -> str:
     names = draw(st.lists(st.sampled_from(SECTIONS[dialect]), unique=True, max_size=5))
     protocol = f"protocol {draw(st.sampled_from('ABCabc'))};\n" if dialect == "8.3" or draw(st.booleans()) else ""
-    return protocol + "\n".join(draw(section(name, "8.3" if name == "syncer" else dialect, dialect == "8.4")) for name in names)
+    made = [draw(section(name, "8.3" if name == "syncer" else dialect, dialect == "8.4")) for name in names]
+    return protocol + "\n".join(made)
 
 
 @st.composite
 def volume(draw: Draw, minor: int, host: str, dialect: str, explicit: bool) -> str:
     device = draw(st.sampled_from((f"/dev/drbd{minor}", f"minor {minor}", f"drbd{minor} minor {minor}",
                                    f'"/dev/drbd_{host} {minor}" minor {minor}')))
-    meta = draw(st.sampled_from((f"meta-disk /dev/meta[{minor}]", "meta-disk internal", f"flexible-meta-disk /dev/meta{minor}",
+    meta = draw(st.sampled_from((f"meta-disk /dev/meta[{minor}]", "meta-disk internal",
+                                 f"flexible-meta-disk /dev/meta{minor}",
                                  f"meta-disk /dev/meta{minor}" if dialect == "8.4" else "flexible-meta-disk internal")))
     options = draw(section("disk", dialect)) if explicit and draw(st.booleans()) else ""
     parts = [f"device {device};", f"disk /dev/disk{minor};", f"{meta};"]

@@ -12,7 +12,8 @@ from replblock.conf import TABLE
 from replblock.conf.options import BOOL, ENUM, NUMBER
 from replblock.conf.vocabulary import WORDS
 
-COMMAND_ONLY = {"tentative", "discard-my-data", "alternate-address", "alternate-peer-address", "set-defaults", "dry-run"}
+COMMAND_ONLY = {"tentative", "discard-my-data", "alternate-address", "alternate-peer-address", "set-defaults",
+                "dry-run"}
 SPECIAL = {"resync-after", "after"}     # drbdadm turns the resource's name into a minor number
 
 

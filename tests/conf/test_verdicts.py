@@ -8,9 +8,18 @@ from pathlib import Path
 import pytest
 
 from replblock.conf import ConfigError, dump, load
-
-from .oracle import accepts, drbdadm
-from .snippets import GLOBAL, HOST_A, HOSTS, IN_RESOURCE, LOOSER_HOST_A, STRICTER, STRICTER_HOST_A, TOP, pieces
+from tests.conf.oracle import accepts, drbdadm
+from tests.conf.snippets import (
+    GLOBAL,
+    HOST_A,
+    HOSTS,
+    IN_RESOURCE,
+    LOOSER_HOST_A,
+    STRICTER,
+    STRICTER_HOST_A,
+    TOP,
+    pieces,
+)
 
 DIALECTS = ("8.3", "8.4")
 
