@@ -54,13 +54,14 @@ def run(parameters: Mapping[str, str]) -> Engine:
         names = names_of(parameters)
         names.run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
         log = Log(names.resource, names.file("log"))
+        if os.geteuid() == 0:  # before any thread begins: they inherit it
+            problems = protect().problems
+            if problems:
+                log.write("notice", "unprotected", f"against a shortage of memory: {'; '.join(problems)}")
         engine = Engine(names, view_of(names), log, make_core)
-        if os.geteuid() == 0:
-            protection = protect()
-            for problem in protection.problems:
-                log.write("notice", "unprotected", f"against a shortage of memory: {problem}")
         engine.start()
         engine.own_signals()
+        sys.tracebacklimit = 0  # nbdkit prints whatever a callback raises: an error a client caused is one line
         return engine
     except (ConfigError, AlreadyUp, OSError) as error:
         if log is not None:

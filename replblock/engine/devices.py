@@ -16,8 +16,10 @@ from replblock.device import Attached, AttachSpec, DeviceError, DeviceInUseError
 from replblock.engine.door import Door
 from replblock.engine.procfile import replace
 
-CLIENTS_LEAVE_S = 3.0
+KERNEL_LEAVES_S = 3.0
 """How long a kernel that let go of its device may take to close its connection."""
+CLIENTS_LEAVE_S = 0.3
+"""The same for a program that said goodbye just before the command came."""
 
 
 class DeviceKeeper:
@@ -73,12 +75,14 @@ class DeviceKeeper:
         The door is shut already, so nobody can come in between.
         """
         attached = self.attached
+        patience_s = CLIENTS_LEAVE_S
         if attached is not None and attached.backend != "none":
             device.detach(attached)
             self.attached = None
-            end = time.monotonic() + CLIENTS_LEAVE_S
-            while door.clients and time.monotonic() < end:
-                time.sleep(0.005)
+            patience_s = KERNEL_LEAVES_S
+        end = time.monotonic() + patience_s
+        while door.clients and time.monotonic() < end:
+            time.sleep(0.005)
         if door.clients:
             count = door.clients
             problem = DeviceInUseError(self._name, [f"{count} NBD client{'s' if count > 1 else ''} connected"])

@@ -26,6 +26,7 @@ MAX_EVENTS = 64
 FLUSH_ROUNDS = 8
 """A core that answers `on_sent` with more to send gets this many rounds, then other events have their turn."""
 FOREVER_MS = 1 << 62
+TRACE_FRAMES = 30
 ENTER_BELOW = 1
 """A door's thread enters the core itself while at most this many, itself included, have requests under way."""
 
@@ -307,6 +308,6 @@ class Loop:
         self._rung = False
 
     def _crashed(self) -> None:
-        trace = traceback.format_exc().strip()
+        trace = traceback.format_exc(limit=TRACE_FRAMES).strip()
         self.log("error", "engine-crashed", f"stopping at once, a bug: {trace}")
         self.on_fatal("engine-crashed", trace)
