@@ -73,10 +73,12 @@ REPORT_RULES: tuple[ReportRule, ...] = (
                "The connection is being closed: reports that still arrive change nothing."),
     ReportRule("both-would-be-source",
                lambda own, report, disk: own.conn == report.conn == Conn.WF_BITMAP_S, Action.DISAGREE, None,
-               "Both nodes came out of the handshake as source: their policies differ or their generations contradict."),
+               "Both nodes came out of the handshake as source: their policies differ, or their generations contradict "
+               "each other."),
     ReportRule("both-would-be-target",
                lambda own, report, disk: own.conn == report.conn == Conn.WF_BITMAP_T, Action.DISAGREE, None,
-               "Both nodes came out of the handshake as target: their policies differ or their generations contradict."),
+               "Both nodes came out of the handshake as target: their policies differ, or their generations contradict "
+               "each other."),
     ReportRule("target-not-started",
                lambda own, report, disk: _end_of_resync(own, report, disk)
                and Conn.CONNECTED < report.conn < Conn.SYNC_SOURCE,

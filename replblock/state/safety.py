@@ -46,6 +46,36 @@ def _resolve_contradiction(h: Handshake, c: Course) -> Course:
     return c.refuse("contradictory-generations", "split-brain")._replace(split_brain=True)
 
 
+# By these the target holds an ancestor of the source's data and nothing of its own.
+_ANCESTOR_RULES = frozenset({
+    "peer-moved-on", "i-lost-the-start", "peer-moved-on-far", "i-moved-on", "peer-lost-the-start", "i-moved-on-far",
+})
+
+
+def _target_has_own_changes(h: Handshake, c: Course) -> bool:
+    """A target whose bitmap is in use and not empty wrote on top of the generation the source descends from.
+
+    It was the source of a resync whose end it missed (it thinks the peer Inconsistent) and went on writing; the peer
+    was promoted meanwhile. DRBD does not notice and discards what the target wrote.
+    """
+    if h.verdict.rule not in _ANCESTOR_RULES or disks_override(h) or not h.verdict.mirrored:
+        return False
+    generations, bits = (h.verdict.mine, h.my_bits) if c.result < 0 else (h.verdict.peers, h.peer_bits)
+    return generations.bitmap != 0 and bits > 0
+
+
+def _resolve_own_changes(h: Handshake, c: Course) -> Course:
+    target_discards, source_discards = (
+        (h.discard_mine, h.discard_peers) if c.result < 0 else (h.discard_peers, h.discard_mine)
+    )
+    solved = c._replace(split_brain=True, solved=True)
+    if target_discards and not source_discards:
+        return solved.because("target-gives-up-own-changes")
+    if source_discards and not target_discards and h.peer_obeys_safety:
+        return solved.because("source-gives-up-its-changes")._replace(result=-c.result)
+    return c.refuse("target-has-own-changes", "split-brain")._replace(split_brain=True)
+
+
 def _stale_source(h: Handshake, c: Course) -> bool:
     i_am_stale_source = c.result > 0 and h.disk in STALE and h.peer_disk == Disk.UP_TO_DATE
     peer_is_stale_source = c.result < 0 and h.peer_disk in STALE and h.disk == Disk.UP_TO_DATE
@@ -119,15 +149,18 @@ SAFETY_RULES: tuple[SafetyRule, ...] = (
     SafetyRule("contradictory-generations", _contradiction, _resolve_contradiction,
                "By DRBD's table both nodes would become target (or both source): these generations come from no "
                "common history. Treated as split brain; nothing is discarded."),
+    SafetyRule("nobody-can-be-source", _source_inconsistent, lambda h, c: c.refuse("nobody-can-be-source"),
+               "The node that should be the source is Inconsistent, and the other is no better: both refuse."),
+    SafetyRule("target-has-own-changes", _target_has_own_changes, _resolve_own_changes,
+               "By the generations one node only fell behind, but it has blocks marked on a bitmap of its own: it was "
+               "the source of a resync whose end it missed, and may have written since. Treated as split brain."),
     SafetyRule("order-against-policy", lambda h, c: "loser-stays-primary" in c.rules and c.solved,
                lambda h, c: c.refuse("order-against-policy", "split-brain"),
-               "By policy this Primary loses but cannot give up its role; --discard-my-data then would turn it into the "
+               "By policy this Primary loses but cannot give up its role; --discard-my-data would turn it into the "
                "source, while the peer, who cannot know, is the source too."),
     SafetyRule("stale-side-never-source", _stale_source, _resolve_stale_source,
                "By the generations the Outdated or Inconsistent side would be the source while the other is UpToDate. "
                "Refused on both sides; invalidate the side whose data is to go, then connect."),
-    SafetyRule("nobody-can-be-source", _source_inconsistent, lambda h, c: c.refuse("nobody-can-be-source"),
-               "The node that should be the source is Inconsistent, and the other is no better: both refuse."),
     SafetyRule("bits-left", _bits_left, _settle_left_over,
                "The generations say nothing is to be copied, yet blocks are marked as different."),
     SafetyRule("redirected-primary", lambda h, c: target_while_primary(h, c) and "rr-conflict-violently" not in c.rules,
@@ -140,6 +173,10 @@ OUTCOMES: dict[str, str] = {
                                "everything, because the bitmaps cannot be trusted to name all differences.",
     "contradiction-resolved-by-order": "The generations contradict each other; one node was told to connect with "
                                        "--discard-my-data and gets everything from the other.",
+    "target-gives-up-own-changes": "The node that fell behind also has changes of its own, and was told to connect "
+                                   "with --discard-my-data: they are discarded.",
+    "source-gives-up-its-changes": "The node that is ahead was told to connect with --discard-my-data: the other "
+                                   "one's changes stay.",
     "stale-side-gives-up": "The stale side was told to connect with --discard-my-data: it becomes the target.",
     "outdated-with-bits-left": "Same generation, but one side is Outdated and blocks are still marked; this peer "
                                "would call both UpToDate without copying them. Invalidate the Outdated side first.",

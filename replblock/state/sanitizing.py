@@ -142,20 +142,22 @@ RESUMED: dict[Conn, Conn] = {paused: running for running, paused in PAUSED.items
 
 def _pause_or_resume(old: State, new: State, rules: Rules) -> State:
     turn = PAUSED if new.aftr_isp or new.peer_isp or new.user_isp else RESUMED
-    return new._replace(conn=turn.get(new.conn, new.conn))
+    if new.conn not in turn:
+        return new
+    return _clip_disks(old, new._replace(conn=turn[new.conn]), rules)   # a running resync bounds the disks tighter
 
 
 ADJUSTMENTS: tuple[Adjustment, ...] = (
     Adjustment("forget-the-peer", _forget_the_peer,
                "Without a connection the peer's role and pause are unknown; of its disk only Inconsistent and "
                "Outdated are still worth remembering."),
-    Adjustment("unconfigured-has-no-dependency", _forget_dependency,
-               "A volume without disk, network and role waits for no other resync."),
     Adjustment("no-disk-no-resync", _abort_without_disks,
                "A resync or verify ends when either disk is gone."),
     Adjustment("negotiation-cut-short", _end_negotiation,
                "The link broke while an attach was negotiated: the disk is what its metadata says, or none if its "
                "data is not what we last worked on."),
+    Adjustment("unconfigured-has-no-dependency", _forget_dependency,
+               "A volume without disk, network and role waits for no other resync."),
     Adjustment("connected-disks-agree", _agree_on_up_to_date,
                "Once connected, Consistent and Outdated have been settled by the handshake; what remains is UpToDate "
                "unless the resync says otherwise."),

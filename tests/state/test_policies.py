@@ -29,6 +29,7 @@ PAIRS = [  # one pair of generations for every kind of verdict, the contradictor
     (G(Y, X, 0, 0), G(Z, X, 0, 0)), (G(Y, X | 1, 0, 0), G(Z, X, 0, 0)), (G(Y, 4, 0, 0), G(Z, 4, 0, 0)),
     (G(Y, 0, X, 0), G(Z, 4, X, 0)), (G(Y, 0, X, 2), G(Z, 0, 8, 10)),
     (G(X, Y, 0, 0), G(Y, X, 0, 0)), (G(X, Y, 0, Y), G(Y, 0, X, 0)), (G(0, 0, 0, 0), G(0, 0, 0, 0)),
+    (G(X, Y, 0, 0), G(Z, X, Y, 0)),
 ]
 CRASHES = ((False, False), (True, False), (True, True))
 
@@ -104,11 +105,9 @@ def situations():
 
 
 def test_all_situations_with_default_policies():
-    """Invariants 5-7 and mirror images over ~140,000 handshakes; DRBD's own course equals the second coding."""
+    """Invariants 5-7 and mirror images over 80,000 handshakes; DRBD's own course equals the second coding."""
     seen = set()
-    for i, args in enumerate(situations()):
-        if i % 3:           # every third one: all combinations of neighbouring parameters still occur
-            continue
+    for args in situations():
         b = Both(*args)
         check_symmetry(b)
         for h, d in zip(b.views, b.decisions):
@@ -146,7 +145,7 @@ def test_random_situations_with_all_policies():
 @pytest.mark.parametrize("zero", [*AFTER_SB_0PRI, "consensus"])
 @pytest.mark.parametrize("primaries", [0, 1, 2])
 def test_after_sb_tables(zero, primaries):
-    """Every policy, every combination of bit 0, bit counts, tie-breaker and roles: as in the second coding, mirrored."""
+    """Every policy with all bits 0, bit counts, tie-breakers and roles: as in the second coding, and mirrored."""
     table = {0: [""], 1: [*AFTER_SB_1PRI, "discard-local"], 2: [*AFTER_SB_2PRI, "consensus"]}[primaries]
     for policy, was, bits, rc, i_primary, can_demote in itertools.product(
             table, itertools.product((False, True), repeat=2), itertools.product((0, 3, 5), repeat=2),
@@ -261,7 +260,8 @@ def test_left_over_bits_of_a_surviving_primary_are_not_forgotten():
 
 
 def test_bits_that_appeared_after_p_uuids_are_kept_and_told():
-    h = Both((G(X, 0, 0, 0), G(X, 0, 0, 0)), (False, False), (P, S), (Disk.UP_TO_DATE,) * 2, (0, 0), obeys=True).views[0]
+    same = (G(X, 0, 0, 0), G(X, 0, 0, 0))
+    h = Both(same, (False, False), (P, S), (Disk.UP_TO_DATE,) * 2, (0, 0), obeys=True).views[0]
     d = decide(h._replace(my_bits_now=2))
     assert (d.conn, d.keep_bits, d.left_over_kib, d.rule) == (Conn.CONNECTED, True, 8, "bits-left-kept")
 
@@ -294,3 +294,17 @@ def test_fresh_pair_just_connects_and_keeps_its_bits():
     assert (d.conn, d.rule, d.keep_bits) == (Conn.CONNECTED, "both-just-created", True)
     assert drbd_course(Both((G(4, 0, 0, 0), G(4, 0, 0, 0)), (False, False), (S, S),
                             (Disk.INCONSISTENT,) * 2, (9, 9)).views[0]).result == 0
+
+
+def test_target_that_went_on_writing_after_a_missed_end_is_split_brain():
+    """DRBD's table flaw, found by test_lives: the source of a resync missed its end and wrote on, the finished target
+    was promoted meanwhile. Same current as the other's bitmap base: DRBD discards the old source's writes unasked."""
+    old_source, promoted = G(X, Y, 0, 0), G(Z, X, Y, 0)
+    d = one((old_source, promoted), bits=(5, 2))
+    assert d.refused and d.split_brain and d.rule == "target-has-own-changes"
+    assert (d.drbd_result, d.drbd_conn, d.drbd_rule) == (-1, Conn.WF_BITMAP_T, "peer-moved-on")
+    assert one((old_source, promoted), bits=(0, 2)).conn == Conn.WF_BITMAP_T, "it wrote nothing: it only fell behind"
+    given_up = one((old_source, promoted), bits=(5, 2), discards=(True, False))
+    assert (given_up.conn, given_up.discarded_kib) == (Conn.WF_BITMAP_T, 20)
+    assert one((old_source, promoted), bits=(5, 2), discards=(False, True), obeys=True).conn == Conn.WF_BITMAP_S
+    assert one((old_source, promoted), bits=(5, 2), discards=(False, True)).refused
