@@ -237,7 +237,7 @@ GLOBAL = (
     number("global", "dialog-refresh", 0, 600, 1, "s", "how often the wait dialogue counts", kind=INTEGER),
     flag("global", "disable-ip-verification", "do not check that the configured address is this host's",
          support="yes"),
-    enum("global", "usage-count", "ask yes no", "replblock calls home to nobody", support="accepted", kind=WORD),
+    enum("global", "usage-count", "ask yes no", "replblock calls home to nobody", kind=WORD),
     number("global", "cmd-timeout-short", 0, 900, 5, "s", "patience with drbdsetup", NEW, support="accepted",
            kind=INTEGER),
     number("global", "cmd-timeout-medium", 0, 900, 600, "s", "patience with drbdsetup", NEW, support="accepted",
