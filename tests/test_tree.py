@@ -34,6 +34,9 @@ def text(path: Path) -> str | None:
 
 
 def is_program(path: Path) -> bool:
+    """Whether it holds code; an empty package marker does not."""
+    if not path.stat().st_size:
+        return False
     executable = path.stat().st_mode & stat.S_IXUSR
     return path.suffix in (".py", ".sh") or bool(executable and path.read_bytes().startswith(b"#!"))
 
