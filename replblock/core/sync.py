@@ -83,6 +83,10 @@ class Resync:
         if reaction.action == Action.FINISH_RESYNC:
             self.source.target_finished()
             return
+        if reaction.action == Action.DISAGREE:
+            text = f"both nodes would be the same side of the resync (rule {reaction.rule}): nothing is copied"
+            r.links.drop(Conn.DISCONNECTING, reaction.rule, text, "error")
+            return
         if reaction.action != Action.TAKE_OVER:
             return
         fresh = own.conn < Conn.CONNECTED
