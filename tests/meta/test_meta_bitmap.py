@@ -132,6 +132,8 @@ def test_long_ranges_equal_integer_arithmetic(bits: int, seed: bytes, data: st.D
     bitmap.load(seed * (bits // 8 // len(seed) + 1))
     model = int.from_bytes(seed * (bits // 8 // len(seed) + 1), "little") & ((1 << bits) - 1)
     assert bitmap.count == model.bit_count()
+    bitmap.take_changed_blocks()
+    disk = [bitmap.block(i) for i in range(bitmap.n_blocks)]
     for _ in range(4):
         first = data.draw(st.integers(0, bits))
         end = data.draw(st.integers(first, bits))
@@ -146,6 +148,9 @@ def test_long_ranges_equal_integer_arithmetic(bits: int, seed: bytes, data: st.D
         assert bitmap.count == model.bit_count()
         low = model >> first
         assert bitmap.next_set(first) == (first + (low & -low).bit_length() - 1 if low else -1)
+        for block in bitmap.take_changed_blocks():
+            disk[block] = bitmap.block(block)
+        assert disk == [bitmap.block(i) for i in range(bitmap.n_blocks)]
     raw = b"".join(bitmap.block(i) for i in range(bitmap.n_blocks))
     assert int.from_bytes(raw, "little") == model
 
