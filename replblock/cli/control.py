@@ -21,6 +21,7 @@ NEXT_STEP: dict[int, str] = {
     -2: "no UpToDate data can be reached; bring the peer back, or if the data here is to be the good one: "
     "replctl primary --force {r}",
     -7: "the peer must be outdated first; see the handler fence-peer, or: replctl primary --force {r}",
+    -10: "the peer would be left without good data; see there: replctl status {r}; or wait: replctl wait-sync {r}",
     -9: "look at: replctl status {r}",
     -11: "attach a disk first: replctl attach {r}",
     -12: "see who holds it: fuser -vm {device}; unmount it, then: replctl {verb} {r}",

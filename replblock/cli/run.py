@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 RUN_DIR = "/run/replblock"
 
 
+_WARNING_VERBS = frozenset({"up", "adjust", "dump", "sh-nop"})
+"""They look at the configuration as such, so they repeat its warnings; the others would only be noisy."""
+
+
 class Target(NamedTuple):
     """What a name on the command line means: a resource, or one volume of it."""
 
@@ -92,8 +96,9 @@ class Run:
             configuration = load(path)
         except ConfigError as error:
             raise Stop(REFUSED, str(error)) from None
-        for warning in configuration.warnings:
-            print(f"WARN: {warning}", file=sys.stderr)
+        if self.verbose or self.verb.name in _WARNING_VERBS:
+            for warning in configuration.warnings:
+                print(f"WARN: {warning}", file=sys.stderr)
         return configuration
 
     @property
