@@ -20,7 +20,7 @@ from replblock.engine.door import Door
 from replblock.engine.guard import Guard
 from replblock.engine.handlers import Handlers
 from replblock.engine.log import Log
-from replblock.engine.loop import Loop
+from replblock.engine.loop import ENTER_BELOW, Loop
 from replblock.engine.mapping import addresses_of, handler_environment, handlers_of, settings_of
 from replblock.engine.pool import Pool
 from replblock.engine.procfile import LifeLock, Publisher
@@ -66,8 +66,9 @@ class Engine:
             self._report_handler,
         )
         self.loop = Loop(
-            addresses_of(view), log.write, self.handlers.run, self._state_changed, self._fatal
-        )
+            addresses_of(view), log.write, self.handlers.run, self._state_changed, self._fatal,
+            enter_below=int(os.environ.get("REPLBLOCK_ENTER_BELOW", ENTER_BELOW)),
+        )  # fmt: skip
         self.core = make_core(self.settings, self.loop)
         self.loop.core = self.core
         self.door = Door(self.loop, ("", str(self.volume)))
