@@ -69,6 +69,9 @@ class MetaStore:
             blocks = [area[i : i + BLOCK_BYTES] for i in range(0, len(area), BLOCK_BYTES)]
             found = replay(blocks, g.al_stripes, g.al_stripe_size_4k)
             self.al_corrupt = found.corrupt
+            if not found.usable:
+                # nobody knows what the crashed Primary was writing
+                self.bitmap.fill()
             for extent in found.extents:
                 first = extent * BITS_PER_EXTENT
                 if first < old_bits:
