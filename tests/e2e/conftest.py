@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The pair as a fixture; its logs stand in the report of a failed test."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+
+import pytest
+
+from tests.e2e.pair import Pair, make_pair
+
+PAIRS: pytest.StashKey[list[Pair]] = pytest.StashKey()
+
+
+@pytest.fixture
+def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
+    """Two configured nodes without disks."""
+    with make_pair(lambda made: request.node.stash.setdefault(PAIRS, []).append(made)) as made:
+        yield made
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, None, None]:
+    outcome = yield
+    report = outcome.get_result()  # type: ignore[attr-defined]
+    if report.when == "call" and report.failed:
+        for pair in item.stash.get(PAIRS, []):
+            report.sections += pair.sections()
