@@ -57,6 +57,8 @@ def ask(run: Run, target: Target, verb: str, args: dict[str, Any] | None = None,
     """
     from replblock.engine.client import NotUp, call
 
+    if run.verbose and verb != "status":
+        print(f"{target}: {verb} {args or ''}".rstrip(), file=sys.stderr)
     full = dict(args or {})
     if target.volume is not None:
         full.setdefault("volume", target.volume)
@@ -74,7 +76,10 @@ def ask(run: Run, target: Target, verb: str, args: dict[str, Any] | None = None,
         raise Stop(CANNOT, str(error), f"its log says why: {run.run_dir}/{target.resource}.log") from None
     except OSError as error:
         raise run.no_access(error) from None
-    return Reply(answer["exit_code"], list(answer["lines"]), answer.get("data") or {})
+    lines = list(answer["lines"])
+    if answer["exit_code"] == CANNOT and f"unknown command '{verb}'" in "".join(lines):
+        raise Stop(CANNOT, f"{target}: the engine does not support '{run.verb.name}' yet", "see: replctl help")
+    return Reply(answer["exit_code"], lines, answer.get("data") or {})
 
 
 def status_of(run: Run, resource: str) -> dict[str, Any]:

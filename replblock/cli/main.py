@@ -33,7 +33,6 @@ def main(argv: list[str] | None = None) -> int:
             print(line, file=sys.stderr)
         return stop.exit_code
     except KeyboardInterrupt:
-        print(f"{program}: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `replctl dump | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

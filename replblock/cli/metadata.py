@@ -208,11 +208,13 @@ def apply_al(run: Run) -> int:
 
 
 def offline(run: Run, target: Target, verb: str) -> int:
-    """dstate, outdate, invalidate of a resource that is down."""
+    """dstate, outdate, invalidate of a resource that is down; `check` only reads."""
 
     def act(device: BlockDevice, placement: Placement) -> int:
         if verb == "dstate":
             print(operations.dstate(device, placement), end="")
+        elif verb == "check":
+            operations.read_metadata(device, placement)
         elif verb == "outdate":
             operations.outdate(device, placement)
         else:
@@ -220,7 +222,7 @@ def offline(run: Run, target: Target, verb: str) -> int:
         return 0
 
     volumes = [Target(target.resource, volume.number) for volume in run.volumes(target)]
-    return max(_with_device(run, one, verb != "dstate", act) for one in volumes)
+    return max(_with_device(run, one, verb in ("outdate", "invalidate"), act) for one in volumes)
 
 
 def _confirmed(question: str) -> bool:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
@@ -168,6 +169,8 @@ class Run:
         try:
             return is_up(self.run_dir, resource)
         except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                return False
             raise self.no_access(error) from None
 
     def no_access(self, error: OSError) -> Stop:

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from replblock.cli.arguments import parse
 from replblock.cli.errors import Stop
@@ -100,3 +102,19 @@ def test_bad_words_exit_1_with_the_nearest_one(line: str, has: str) -> None:
     assert has in stop.value.lines[0]
     assert "replctl help" in stop.value.lines[-1]
     assert len(stop.value.lines) == 2
+
+
+WORDS = st.sampled_from(
+    ["primary", "r0", "all", "--", "-", "--force", "-d", "-n", "res", "-c", "/tmp/x", "--wfc-timeout", "-t", "-f", "-o",
+     "--wfc-timeout=1", "wait-connect", "--version", "--help", "=", "--=", "r0/1", "", "-W", "--setup-option=--force"]
+)  # fmt: skip
+
+
+@given(st.lists(st.one_of(WORDS, st.text(max_size=6))))
+def test_any_words_are_parsed_or_refused(words: list[str]) -> None:
+    try:
+        made = parse(words, "replctl")
+    except Stop as stop:
+        assert stop.exit_code == 1 and stop.lines
+    else:
+        assert made.verb is not None or not made.names

@@ -263,6 +263,28 @@ def test_events2(node: Node, engine: FakeEngine) -> None:
     assert all(json.loads(line) for line in node.run("events2", "--now", "--json").out.splitlines())
 
 
+# ---- our own views
+
+
+def test_metrics_watch_and_explain(node: Node, engine: FakeEngine) -> None:
+    why = [{"rule": "peer-just-created", "text": "everything is copied"}]
+    engine.status = Story(
+        example(role="Primary", peer_disk="Inconsistent", replication="SyncSource", syncing=SYNC, replblock_why=why)
+    )
+    assert 'drbd_resource_role{name="r0",drbd_resource_role="Primary"} 1' in node.run("metrics").out
+    picture = node.run("watch").out
+    assert "r0 role:Primary" in picture and "53.0%" in picture
+    assert "peer-just-created: everything is copied" in node.run("explain", "r0").out
+    assert json.loads(node.run("explain", "--json", "r0").out)["decisions"][0]["rule"] == "peer-just-created"
+
+
+def test_what_the_engine_does_not_know_yet(node: Node, engine: FakeEngine) -> None:
+    engine.answers["verify"] = lambda args: answer(20, "r0: unknown command 'verify'")
+    made = node.run("verify", "r0")
+    assert (made.code, made.errors[0]) == (20, "r0: the engine does not support 'verify' yet")
+    assert node.run("restart", "r0").code == 20
+
+
 # ---- heartbeat's resource script
 
 
