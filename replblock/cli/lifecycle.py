@@ -31,8 +31,9 @@ def start(run: Run, target: Target) -> bool:
     try:
         launch(target.resource, config, run.host, run.run_dir)
     except (OSError, RuntimeError) as error:
-        raise Stop(CANNOT, f"{target.resource}: the engine did not start: {error}",
-                   f"its log: {os.path.join(run.run_dir, target.resource)}*.log") from None
+        text = str(error).removeprefix(f"{target.resource}: ")
+        log = os.path.join(run.run_dir, f"{target.resource}.log")
+        raise Stop(CANNOT, f"{target.resource}: {text}", f"its log: {log}") from None
     return True
 
 
@@ -102,7 +103,18 @@ def _up(run: Run, target: Target) -> int:
             break
     if code and started:  # refused as a whole: leave nothing behind that would be in create-md's way
         ask(run, target, "stop")
-    return code
+    return code or _not_served(run, target)
+
+
+def _not_served(run: Run, target: Target) -> int:
+    """20, and a line for each, if there are volumes in the configuration that the engine does not know."""
+    served = {device["volume"] for device in status_of(run, target.resource)["devices"]}
+    missing = [volume.number for volume in run.volumes(target) if volume.number not in served]
+    for number in missing:
+        print(f"{target.resource}/{number}: this volume is not served: an engine has one volume yet", file=sys.stderr)
+    if missing:
+        print(f"give each volume a resource of its own in {run.config_path}", file=sys.stderr)
+    return CANNOT if missing else 0
 
 
 def _step(run: Run, target: Target, verb: str) -> int:

@@ -40,12 +40,14 @@ def _words(run: Run, words: Callable[[Any], list[str]]) -> int:
 
     def show(target: Target) -> int:
         found = status_of(run, target.resource)
-        lines = words(found)
-        for device, line in zip(found["devices"], lines):
-            if target.volume is None or device["volume"] == target.volume:
-                print(line)
+        lines = [
+            line
+            for device, line in zip(found["devices"], words(found))
+            if target.volume in (None, device["volume"])
+        ]
         if not lines:
             raise not_up(run, target)
+        print("\n".join(lines))
         return 0
 
     return run.each(show)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -118,6 +119,38 @@ def test_the_engine_outlives_the_command_that_started_it(pair: Pair) -> None:
     assert pair.a.run("role", "r0").out == "Secondary/Unknown\n", log(pair.a)
     assert pair.a.run("up", "r0").code == 0
     assert pair.a.run("cstate", "r0").out == "WFConnection\n"
+
+
+def test_after_a_crash_of_the_engine(pair: Pair) -> None:
+    """Its leftovers are no resource that is up, and up starts it again."""
+    pair.connected()
+    os.kill(int((pair.a.directory / "run" / "r0.pid").read_text()), signal.SIGKILL)
+    gone = pair.a.run("role", "r0")
+    assert (gone.code, gone.errors[0]) == (10, "0: Failure: (127) Device minor not allocated")
+    assert pair.a.run("down", "r0").code == 0
+    assert pair.a.run("up", "r0").code == 0
+    assert pair.a.run("wait-connect", "r0").code == 0, log(pair.a)
+
+
+def test_volumes_that_are_not_served_are_named(pair: Pair) -> None:
+    a = pair.a
+    text = a.config.read_text()
+    for node in (pair.a, pair.b):
+        disk = node.directory / "disk.img"
+        text = text.replace(
+            f"device /dev/drbd0; disk {disk}; meta-disk internal;",
+            f"volume 0 {{ device /dev/drbd0; disk {disk}; meta-disk internal; }}\n"
+            f"volume 1 {{ device /dev/drbd1; disk {disk}.1; meta-disk internal; }}",
+        )
+    a.config.write_text(text)
+    (a.directory / "disk.img.1").write_bytes(bytes(8 * MIB))
+    assert a.run("create-md", "r0").code == 0
+    made = a.run("up", "r0")
+    if made.code:  # until engines serve several volumes
+        assert made.code == 20
+        assert made.errors[0] == "r0/1: this volume is not served: an engine has one volume yet"
+        assert a.run("role", "r0/1").errors[0] == "1: Failure: (127) Device minor not allocated"
+    assert a.run("role", "r0/0").out == "Secondary/Unknown\n"
 
 
 def test_first_sync_writing_and_failover(pair: Pair, tmp_path: Path) -> None:
