@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from replblock import device
@@ -25,13 +26,17 @@ CLIENTS_LEAVE_S = 0.3
 class DeviceKeeper:
     """One thread at a time."""
 
-    def __init__(self, run_dir: Path, resource: str, name: str, mode: str, socket_path: Path, export: str) -> None:
+    def __init__(
+        self, run_dir: Path, resource: str, name: str, mode: str, socket_path: Path, export: str,
+        log: Callable[[str, str, str], None],
+    ) -> None:  # fmt: skip
         self._run_dir = run_dir
         self._file = run_dir / f"{resource}.device"
         self._name = name
         self._mode = mode
         self._socket_path = socket_path
         self._export = export
+        self._log = log
         self.reservation: Reservation | None = None
         self.attached: Attached | None = None
 
@@ -101,10 +106,18 @@ class DeviceKeeper:
         self._file.unlink(missing_ok=True)
 
     def _drop_leftover(self) -> None:
-        """An engine that was killed left its device; nobody serves it any more."""
+        """An engine that was killed left its device behind.
+
+        It must not be served again just like that: the peer may have moved on meanwhile, and what waits in the device
+        would be written over that. So it fails for those who still use it.
+        """
         try:
             left = Attached.from_json(self._file.read_text())
         except (OSError, ValueError, TypeError, KeyError, json.JSONDecodeError):
             return
+        users = device.in_use(left)
+        if users:
+            text = f"{left.name} was left by an engine that died and gets I/O errors now: {'; '.join(users)}"
+            self._log("error", "device-of-the-dead", text)
         device.detach(left, force=True)
         self._file.unlink(missing_ok=True)

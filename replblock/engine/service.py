@@ -80,6 +80,7 @@ class Engine:
             str(view.replblock["attach"]),
             names.file("nbd"),
             str(self.volume),
+            log.write,
         )
         self.disk: Any = None
         self.busy = ""

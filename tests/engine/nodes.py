@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from replblock.engine import client, launch
-from replblock.engine.backing import open_backing
 from tests.engine.conftest import wait_for
 
 FAKE_PLUGIN = Path(__file__).with_name("fake_plugin.py")
@@ -22,9 +21,9 @@ resource r0 {{
     net {{ protocol {protocol}; {net} }}
     disk {{ {disk} }}
     handlers {{ {handlers} }}
-    replblock {{ attach none; {replblock} }}
-    on alpha {{ device /dev/drbd0; disk {directory}/alpha.disk; address 127.0.0.1:{ports[0]}; meta-disk internal; }}
-    on beta  {{ device /dev/drbd0; disk {directory}/beta.disk;  address 127.0.0.1:{ports[1]}; meta-disk internal; }}
+    replblock {{ attach {attach}; {replblock} }}
+    on alpha {{ device {device}; disk {directory}/alpha.disk; address 127.0.0.1:{ports[0]}; meta-disk internal; }}
+    on beta  {{ device {device}; disk {directory}/beta.disk;  address 127.0.0.1:{ports[1]}; meta-disk internal; }}
 }}
 """
 
@@ -32,10 +31,11 @@ resource r0 {{
 class Node:
     """One engine process; verbs raise AssertionError with the engine's log when they are refused unexpectedly."""
 
-    def __init__(self, directory: Path, config: Path, host: str, plugin: Path | None) -> None:
+    def __init__(self, directory: Path, config: Path, host: str, plugin: Path | None, device: str) -> None:
         self.config = config
         self.host = host
         self.plugin = plugin
+        self.device = device
         self.run = directory / f"run-{host}"
         self.disk = directory / f"{host}.disk"
         self.pid = 0
@@ -82,22 +82,22 @@ def make_disk_file(path: Path, size_bytes: int) -> None:
         file.truncate(size_bytes)
     command = ["drbdmeta", "--force", "0", "v08", str(path), "internal", "create-md"]
     subprocess.run(command, check=True, capture_output=True, input=b"yes\n")
-    del_lock = open_backing(str(path))
-    del del_lock
 
 
 @contextmanager
 def nodes(
     directory: Path, port: Callable[[], int], *, plugin: Path | None = None, size_bytes: int = 32 << 20,
     protocol: str = "C", net: str = "", disk: str = "", handlers: str = "", replblock: str = "",
+    attach: str = "none", device: str = "/dev/drbd0",
 ) -> Iterator[tuple[Node, Node]]:  # fmt: skip
     """Two nodes, configured, with metadata, not started; killed at the end."""
     config = directory / "drbd.conf"
     config.write_text(CONFIG.format(
         protocol=protocol, net=net, disk=disk, handlers=handlers, replblock=replblock, directory=directory,
+        attach=attach, device=device,
         ports=(port(), port()),
     ))  # fmt: skip
-    pair = Node(directory, config, "alpha", plugin), Node(directory, config, "beta", plugin)
+    pair = Node(directory, config, "alpha", plugin, device), Node(directory, config, "beta", plugin, device)
     for node in pair:
         make_disk_file(node.disk, size_bytes)
     try:

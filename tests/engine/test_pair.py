@@ -80,7 +80,7 @@ def scribble(handle: nbd.NBD, seed: int, count: int = 300) -> None:
 
 @pytest.mark.parametrize("pair", ["A", "B", "C"], indirect=True)
 def test_after_a_flush_both_disks_hold_the_same(pair: tuple[Node, Node]) -> None:
-    """Invariant 4. Under A and B the flush waits for the peer's barrier ack only by its own rules, so detach first."""
+    """Invariant 4: connected, idle, nothing marked: byte-identical."""
     alpha, beta = pair
     handle = connect(alpha)
     size = handle.get_size()
@@ -198,3 +198,29 @@ def test_stop_of_a_pair_is_clean_for_drbds_own_tool(pair: tuple[Node, Node]) -> 
         assert "bits-set 0;" in dump, dump
         command[-1] = "apply-al"
         assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("slow", ["alpha", "beta"])
+def test_the_link_outlives_a_disk_that_takes_three_seconds(
+    tmp_path: Path, port: Callable[[], int], slow: str
+) -> None:
+    """Pings are answered by a thread that waits for nothing; timeout is longer than the writes, ping-timeout is not."""
+    options = {"net": "connect-int 1; ping-int 1; ping-timeout 5; timeout 90; connect-int 20;", "disk": FAST["disk"]}
+    plugin = Path(__file__).with_name("slow_plugin.py")
+    with nodes(tmp_path, port, plugin=plugin, **options) as (alpha, beta):
+        for node in (alpha, beta):
+            node.start()
+            node.do("attach")
+        alpha.do("primary", force=True)
+        for node in (alpha, beta):
+            node.do("connect")
+        in_sync(alpha, beta)
+        victim = alpha if slow == "alpha" else beta
+        (victim.run / "slow").write_text("3")
+        handle = connect(alpha)
+        for number in range(2):
+            handle.pwrite(b"s" * 4096, number * 4096)
+        (victim.run / "slow").unlink()
+        for node in (alpha, beta):
+            assert "connection-lost" not in node.log(), node.log()
+        assert disk_states(alpha) == ("UpToDate", "UpToDate")

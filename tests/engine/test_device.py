@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A file system on the device of a real engine: attached at promotion, let go at demotion, never under a mount."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.engine.conftest import wait_for
+from tests.engine.nodes import Node, nodes
+
+pytestmark = pytest.mark.root
+
+
+def run(*command: object) -> str:
+    return subprocess.run([str(word) for word in command], check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture
+def alpha(tmp_path: Path, port: Callable[[], int]) -> Iterator[Node]:
+    minor = 600 + os.getpid() % 300
+    with nodes(tmp_path, port, attach="auto", device=f"/dev/drbd{minor}", size_bytes=64 << 20) as (alpha, _):
+        alpha.start()
+        alpha.do("attach")
+        yield alpha
+        if alpha.alive():
+            subprocess.run(["umount", tmp_path / "mnt"], check=False, capture_output=True)
+            wait_for(lambda: alpha.ask("stop")["exit_code"] == 0)
+            alpha.exit_code()
+
+
+def test_a_mounted_file_system_keeps_the_role(alpha: Node, tmp_path: Path) -> None:
+    device, mount = alpha.device, tmp_path / "mnt"
+    mount.mkdir()
+    assert Path(device).is_block_device()  # in both roles, from up to down
+    alpha.do("primary", force=True)
+    run("mkfs.ext3", "-q", device)
+    run("mount", device, mount)
+    (mount / "file").write_bytes(os.urandom(1 << 20))
+    for verb in ("secondary", "stop"):
+        found = alpha.ask(verb)
+        assert found["exit_code"] == 11 and "(-12) Device is held open by someone" in found["lines"][0]
+        assert found["lines"][1] == f"mounted at {mount}"
+    os.kill(alpha.pid, signal.SIGTERM)
+    wait_for(lambda: "stop-refused" in alpha.log())
+    os.sync()
+    assert len((mount / "file").read_bytes()) == 1 << 20
+    run("umount", mount)
+    alpha.do("secondary")
+    alpha.do("primary")
+    run("fsck.ext3", "-fn", device)
+    alpha.do("stop")
+    assert alpha.exit_code() == 0
+    assert not os.path.exists(device)
+
+
+def test_what_a_killed_engine_left_is_cleared_away(alpha: Node) -> None:
+    alpha.do("primary", force=True)
+    assert (alpha.run / "r0.device").exists()
+    alpha.kill()
+    alpha.start()
+    alpha.do("attach")
+    alpha.do("primary")
+    run("mkfs.ext3", "-q", alpha.device)
+    alpha.do("stop")
+    assert alpha.exit_code() == 0
+    assert not os.path.exists(alpha.device)
