@@ -14,7 +14,6 @@ from .world import MIB, World
 def test_initial_sync_copies_everything(seed: int) -> None:
     """Two fresh nodes, one forced to Primary: full sync, equal data, equal generations."""
     world = World(seed)
-    assert world.a.disk is not None
     world.a.disk.content[0:3 * MIB] = world.rng.randbytes(3 * MIB)
     world.split = bool(seed % 2)
     world.pair()
@@ -158,9 +157,7 @@ def test_diskless_primary_works_through_its_peer() -> None:
     assert world.a.resource.state.disk == Disk.DISKLESS
     world.write(world.a, 4096, b"2" * 4096)
     assert world.read(world.a, 0, 8192) == b"1" * 4096 + b"2" * 4096
-    assert world.a.disk is not None
-    world.a.disk.owner = world.a
-    world.ok(world.a, "attach", disk=world.a.disk, geometry=world.a.disk.geometry)
+    world.ok(world.a, "attach", **world.a.open_disk())
     world.settle()
     assert world.same_data()
 
@@ -168,7 +165,6 @@ def test_diskless_primary_works_through_its_peer() -> None:
 def test_io_error_detaches_and_goes_on() -> None:
     """on-io-error detach: the application notices nothing."""
     world = World(4).pair()
-    assert world.a.disk is not None
     world.a.disk.fail_writes = True
     world.write(world.a, 0, b"3" * 4096)
     world.run(100)

@@ -37,127 +37,191 @@ class SimDisk:
         self.content = bytearray(size_bytes)
         self.durable = bytearray(size_bytes)
         self.unflushed: list[tuple[int, bytes]] = []
+        self.under_way: list[tuple[int, bytes]] = []
         self.device_sectors = size_bytes // 512
         self.geometry: Geometry = internal(self.device_sectors)
-        self.data_sectors = self.geometry.data_sectors
-        self.owner: SimHost | None = None
         self.slow_share = 0.3
+        self.slow_ms = 5
         self.fail_writes = False
         self.fail_reads = False
-        self.write_log: list[tuple[int, int]] = []
+        self.fail_flushes = False
+        self.fail_meta = False
 
-    # --- as the core sees it
-
-    def _later(self, done: Callable[..., None], *args: Any, most_ms: int = 5) -> None:
-        owner = self.owner
-        life = owner.life if owner else 0
-
-        def run() -> None:
-            if owner is not None and owner.life == life and owner.powered:
-                done(*args)
-                owner.finish()
-
-        self.world.after(self.world.rng.randrange(1, most_ms + 1), run)
-
-    def _put(self, offset: int, data: bytes) -> None:
+    def put(self, offset: int, data: bytes, durable: bool = False) -> None:
         assert offset + len(data) <= len(self.content)
         self.content[offset : offset + len(data)] = data
-        self.unflushed.append((offset, bytes(data)))
+        if durable:
+            self.durable[offset : offset + len(data)] = data
+        else:
+            self.unflushed.append((offset, data))
+
+    def put_through(self, offset: int, data: bytes) -> None:
+        """A write with FUA; older cached writes to its range go to the medium first, so that none comes back later."""
+        end = offset + len(data)
+        older = [u for u in self.unflushed if u[0] < end and offset < u[0] + len(u[1])]
+        for at, what in older:
+            self.durable[at : at + len(what)] = what
+        ids = set(map(id, older))
+        self.unflushed = [u for u in self.unflushed if id(u) not in ids]
+        self.put(offset, data, durable=True)
+
+    def stop(self) -> None:
+        """The engine was killed: of what was under way, any sectors arrive, in any combination."""
+        rng = self.world.rng
+        for offset, data in self.under_way:
+            for at in range(0, len(data), 512):
+                if rng.random() < 0.5:
+                    self.put(offset + at, data[at : at + 512])
+        self.under_way.clear()
+
+    def cut(self) -> None:
+        """Power loss: flushed data stays, of the rest any sectors, in any combination."""
+        self.stop()
+        rng = self.world.rng
+        image = bytearray(self.durable)
+        for offset, data in self.unflushed:
+            kind = rng.random()
+            for at in range(0, len(data), 512):
+                if kind < 0.4 or (kind < 0.5 and rng.random() < 0.5):
+                    image[offset + at : offset + at + 512] = data[at : at + 512]
+        self.content = image
+        self.durable = bytearray(image)
+        self.unflushed = []
+
+    def data(self, size_bytes: int = -1) -> bytes:
+        """The data area."""
+        return bytes(self.content[: self.geometry.data_sectors * 512 if size_bytes < 0 else size_bytes])
+
+
+class OpenDisk:
+    """A disk as one attachment of one life of an engine sees it (replblock.core.host.Disk)."""
+
+    def __init__(self, platter: SimDisk, owner: SimHost) -> None:
+        self.platter = platter
+        self.owner = owner
+        self.life = owner.life
+        self.world = platter.world
+        self.device_sectors = platter.device_sectors
+        self.data_sectors = platter.geometry.data_sectors
+        self.meta_queue: list[tuple[list[tuple[int, bytes]], Callable[[int], None]]] = []
+        self.open = True
+        self.calls = 0
+
+    def _later(self, action: Callable[[], None]) -> None:
+        owner = self.owner
+        self.calls += 1
+
+        def run() -> None:
+            if owner.life == self.life and owner.powered:
+                self.calls -= 1
+                action()
+                owner.finish()
+
+        self.world.after(self.world.rng.randrange(1, self.platter.slow_ms + 1), run)
 
     def write(self, offset: int, data: Any, done: Callable[[int], None]) -> int:
+        assert self.open, "a write after close"
+        platter = self.platter
         assert offset + len(data) <= self.data_sectors * 512, "a write beyond the data area"
-        if self.fail_writes:
+        if platter.fail_writes:
             return errno.EIO
-        data = bytes(data)
-        if self.world.rng.random() < self.slow_share:
-            def run(error: int) -> None:
-                self._put(offset, data)
-                done(error)
-            self._later(run, 0)
-            return -1
-        self._put(offset, data)
-        return 0
+        if self.world.rng.random() >= platter.slow_share:
+            platter.put(offset, bytes(data))
+            return 0
+        before = bytes(data)
+        entry = (offset, before)
+        platter.under_way.append(entry)
+
+        def run() -> None:
+            assert bytes(data) == before, "the data of a write was changed before it was done"
+            platter.under_way.remove(entry)
+            if not platter.fail_writes:
+                platter.put(offset, before)
+            done(errno.EIO if platter.fail_writes else 0)
+
+        self._later(run)
+        return -1
 
     def write_fua(self, offset: int, data: Any, done: Callable[[int], None]) -> None:
-        data = bytes(data)
+        assert self.open
+        platter = self.platter
+        entry = (offset, bytes(data))
+        platter.under_way.append(entry)
 
-        def run(error: int) -> None:
-            if not error:
-                self._put(offset, data)
-                self.durable[offset : offset + len(data)] = data
-            done(error)
+        def run() -> None:
+            platter.under_way.remove(entry)
+            if not platter.fail_writes:
+                platter.put_through(*entry)
+            done(errno.EIO if platter.fail_writes else 0)
 
-        self._later(run, errno.EIO if self.fail_writes else 0)
+        self._later(run)
 
     def zero(self, offset: int, length: int, may_punch: bool, done: Callable[[int], None]) -> int:
         return self.write(offset, bytes(length), done)
 
     def read(self, offset: int, length: int, done: Callable[[int, Any], None]) -> Any:
+        assert self.open
+        platter = self.platter
         assert offset + length <= self.data_sectors * 512
-        if self.fail_reads:
+        if platter.fail_reads:
             return errno.EIO
-        if self.world.rng.random() < self.slow_share:
-            def run() -> None:
-                done(0, bytes(self.content[offset : offset + length]))
-            self._later(run)
-            return -1
-        return bytes(self.content[offset : offset + length])
-
-    def flush(self, done: Callable[[int], None]) -> None:
-        covered = list(self.unflushed)
+        if self.world.rng.random() >= platter.slow_share:
+            return bytes(platter.content[offset : offset + length])
 
         def run() -> None:
-            for offset, data in covered:
-                self.durable[offset : offset + len(data)] = data
-            self.unflushed = self.unflushed[len(covered) :] if self.unflushed[: len(covered)] == covered else self.unflushed
-            done(errno.EIO if self.fail_writes else 0)
+            if platter.fail_reads:
+                done(errno.EIO, b"")
+            else:
+                done(0, bytes(platter.content[offset : offset + length]))
+
+        self._later(run)
+        return -1
+
+    def flush(self, done: Callable[[int], None]) -> None:
+        assert self.open
+        platter = self.platter
+        covered = len(platter.unflushed)
+        first = platter.unflushed[:covered]
+
+        def run() -> None:
+            failed = platter.fail_flushes or platter.fail_writes
+            if not failed:
+                ids = set(map(id, first))
+                for offset, data in [u for u in platter.unflushed if id(u) in ids]:
+                    platter.durable[offset : offset + len(data)] = data
+                platter.unflushed = [u for u in platter.unflushed if id(u) not in ids]
+            done(errno.EIO if failed else 0)
 
         self._later(run)
 
     def meta_write(self, blocks: Any, done: Callable[[int], None]) -> None:
-        blocks = [(o, bytes(b)) for o, b in blocks]
-        owner = self.owner
-        assert owner is not None
-        owner.meta_queue.append((self, blocks, done))
-        if len(owner.meta_queue) == 1:
-            self._next_meta(owner)
+        assert self.open, "a metadata write after close"
+        self.meta_queue.append(([(o, bytes(b)) for o, b in blocks], done))
+        if len(self.meta_queue) == 1:
+            self._next_meta()
 
-    def _next_meta(self, owner: SimHost) -> None:
-        disk, blocks, done = owner.meta_queue[0]
+    def _next_meta(self) -> None:
+        platter = self.platter
+        blocks, done = self.meta_queue[0]
+        platter.under_way.extend(blocks)
 
         def run() -> None:
-            if not self.fail_writes:
-                for offset, data in blocks:
-                    self.content[offset : offset + len(data)] = data
-                    self.durable[offset : offset + len(data)] = data
-            owner.meta_queue.pop(0)
-            if owner.meta_queue:
-                owner.meta_queue[0][0]._next_meta(owner)
-            done(errno.EIO if self.fail_writes else 0)
+            for entry in blocks:
+                platter.under_way.remove(entry)
+                if not platter.fail_meta:
+                    platter.put(*entry, durable=True)
+            self.meta_queue.pop(0)
+            if self.meta_queue:
+                self._next_meta()
+            done(errno.EIO if platter.fail_meta else 0)
 
-        disk._later(run)
+        self._later(run)
 
     def meta_read(self, offset: int, length: int) -> bytes:
-        return bytes(self.content[offset : offset + length])
+        return bytes(self.platter.content[offset : offset + length])
 
     def close(self) -> None:
-        self.owner = None
-
-    # --- as the world sees it
-
-    def cut(self) -> None:
-        """Power loss: flushed data stays, of the rest any subset of writes, in any combination."""
-        image = bytearray(self.durable)
-        for offset, data in self.unflushed:
-            if self.world.rng.random() < 0.5:
-                image[offset : offset + len(data)] = data
-        self.content = image
-        self.durable = bytearray(image)
-        self.unflushed = []
-        self.owner = None
-
-    def data(self) -> bytes:
-        return bytes(self.content[: self.data_sectors * 512])
+        self.open = False
 
 
 class Pipe:
@@ -219,15 +283,26 @@ class SimHost:
         self.resource: Resource
         self.pipes: dict[int, Pipe] = {}
         self.queues: dict[int, list[bytes]] = {}
-        self.held: set[int] = set()
+        self.dialing: set[int] = set()
+        self.closed_dials: set[int] = set()
         self.listening = False
         self.numbers = 0
         self.timers: dict[str, int] = {}
-        self.meta_queue: list[Any] = []
+        self.port: OpenDisk | None = None
+        self.dials_ms: list[int] = []
         self.lines: list[str] = []
         self.handlers: dict[str, int] = {}
         self.handler_calls: list[str] = []
-        self.disk: SimDisk | None = None
+        self.disk: SimDisk
+
+    @property
+    def busy_with_metadata(self) -> bool:
+        return self.port is not None and bool(self.port.meta_queue)
+
+    def open_disk(self) -> dict[str, Any]:
+        """The arguments of the command `attach`."""
+        self.port = OpenDisk(self.disk, self)
+        return {"disk": self.port, "geometry": self.disk.geometry}
 
     def now_ms(self) -> int:
         return self.world.now
@@ -252,10 +327,15 @@ class SimHost:
         self.numbers += 1
         sock = self.numbers
         life = self.life
+        self.dials_ms.append(self.world.now)
 
         def run() -> None:
-            if self.life != life or not self.powered or sock in self.dead_dials:
+            if self.life != life or not self.powered:
                 return
+            if sock in self.closed_dials:
+                self.closed_dials.discard(sock)
+                return
+            self.dialing.discard(sock)
             other = self.peer
             if self.world.links_down:
                 self.resource.on_dialed(sock, errno.EHOSTUNREACH)
@@ -272,16 +352,19 @@ class SimHost:
                 other.finish()
             self.finish()
 
+        self.dialing.add(sock)
         self.world.after(self.world.rng.randrange(1, 4), run)
         return sock
-
-    dead_dials: set[int] = set()
 
     def send(self, sock: int, parts: Any) -> None:
         if sock in self.pipes:
             self.queues.setdefault(sock, []).extend(bytes(p) for p in parts)
 
     def push(self, sock: int) -> None:
+        world = self.world
+        if world.slow_tcp and sock in self.queues and world.rng.random() < world.slow_tcp:
+            world.after(world.rng.randrange(1, 5), self.finish)  # TCP takes nothing for a while
+            return
         parts = self.queues.pop(sock, None)
         pipe = self.pipes.get(sock)
         if parts and pipe is not None:
@@ -292,6 +375,9 @@ class SimHost:
 
     def close(self, sock: int) -> None:
         self.queues.pop(sock, None)
+        if sock in self.dialing:
+            self.dialing.discard(sock)
+            self.closed_dials.add(sock)
         pipe = self.pipes.pop(sock, None)
         if pipe is not None:
             pipe.close(pipe.side(self, sock))
@@ -333,7 +419,8 @@ class SimHost:
         self.world.after(10, run)
 
     def state_changed(self, old: Any, new: Any) -> None:
-        pass
+        for watcher in self.world.watchers:
+            watcher(self, old, new)
 
     def fatal(self, rule: str, text: str) -> None:
         raise AssertionError(f"{rule}: {text}")
@@ -346,7 +433,8 @@ class SimHost:
         for sock in list(self.queues):
             self.push(sock)
         for sock in list(self.pipes):
-            self.resource.on_sent(sock)
+            if not self.queues.get(sock):
+                self.resource.on_sent(sock)
         for sock in list(self.queues):
             self.push(sock)
 
@@ -361,6 +449,9 @@ class World:
         self.counter = 0
         self.delay_ms = 2
         self.split = False
+        self.slow_tcp = 0.0
+        """Chance that TCP takes nothing in a wake-up."""
+        self.watchers: list[Callable[[SimHost, Any, Any], None]] = []
         self.links_down = False
         self.lines: list[str] = []
         base = settings or Settings(c_plan_ahead=0, resync_rate_kib=4 << 20)
@@ -417,7 +508,8 @@ class World:
         host.pipes.clear()
         host.queues.clear()
         host.timers.clear()
-        host.meta_queue = []
+        host.dialing.clear()
+        host.closed_dials.clear()
         host.listening = False
         host.resource = Resource(host.settings, host)  # type: ignore[attr-defined,arg-type]
 
@@ -437,10 +529,7 @@ class World:
     def up(self, host: SimHost, connect: bool = True) -> None:
         """boot, attach, connect."""
         self.boot(host)
-        disk = host.disk
-        assert disk is not None
-        disk.owner = host
-        self.ok(host, "attach", disk=disk, geometry=disk.geometry)
+        self.ok(host, "attach", **host.open_disk())
         if connect:
             self.ok(host, "connect")
 
@@ -464,7 +553,7 @@ class World:
     def settle(self) -> None:
         """Wait until both are in sync and idle."""
         self.run_until(
-            lambda: self.in_sync() and all(h.resource.is_idle() and not h.meta_queue for h in (self.a, self.b))
+            lambda: self.in_sync() and all(h.resource.is_idle() and not h.busy_with_metadata for h in (self.a, self.b))
         )
 
     def kill(self, host: SimHost, power: bool = False) -> None:
@@ -476,10 +565,11 @@ class World:
             if not power:
                 pipe.close(pipe.side(host, sock))
         host.listening = False
-        if power and host.disk is not None:
+        host.port = None
+        if power:
             host.disk.cut()
-        elif host.disk is not None:
-            host.disk.owner = None
+        else:
+            host.disk.stop()
 
     def partition(self) -> None:
         """Nothing crosses the network any more."""
@@ -498,11 +588,15 @@ class World:
 
     def submit(self, host: SimHost, op: Op, offset: int = 0, length: int = 0, data: bytes = b"", **kw: Any) -> Request:
         """Begin a request; `request.data` and `errno` are valid once `answered(request)`."""
-        request = Request(op, offset, length or len(data), lambda r: self.answers.add(id(r)), data, **kw)
+        request = Request(op, offset, length or len(data), self._answered, data, **kw)
         self.kept.append(request)
         host.resource.submit([request])
         host.finish()
         return request
+
+    def _answered(self, request: Request) -> None:
+        assert id(request) not in self.answers, "a request was answered twice"
+        self.answers.add(id(request))
 
     @property
     def answers(self) -> set[int]:
@@ -538,9 +632,8 @@ class World:
 
     def same_data(self) -> bool:
         """Are both data areas byte-identical?"""
-        assert self.a.disk is not None and self.b.disk is not None
         size = self.a.resource.size_bytes
-        return self.a.disk.data()[:size] == self.b.disk.data()[:size]
+        return self.a.disk.data(size) == self.b.disk.data(size)
 
 
 PRIMARY, SECONDARY = Role.PRIMARY, Role.SECONDARY
