@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 REGION_BYTES_LOG2 = 21
 """A range is filed under each 2 MiB region it touches; requests of at most 4 MiB touch at most three."""
@@ -12,9 +13,11 @@ REGION_BYTES_LOG2 = 21
 class Busy:
     """One busy range [start, end) in bytes and what shall run when it is free."""
 
-    __slots__ = ("end", "start", "waiters", "why")
+    __slots__ = ("blockers", "end", "start", "waiters", "why")
 
     def __init__(self, start: int, end: int, why: str) -> None:
+        self.blockers = 0
+        """How many earlier ranges this one stands in line behind."""
         self.start = start
         self.end = end
         self.why = why
@@ -48,6 +51,26 @@ class BusyRanges:
                     return busy
         return None
 
+    def queue(self, start: int, end: int, why: str, begin: Callable[[Busy], None], behind: str | None = None) -> bool:
+        """Stand in line behind every busy range that overlaps, of the kind `behind` or of any.
+
+        False: nothing is in the way, and nothing was entered. True: the range is busy from now on, so that whoever
+        comes later keeps behind it, and `begin(entry)` is called when all ranges before it are free.
+        """
+        blockers: list[Busy] = []
+        for region in range(start >> REGION_BYTES_LOG2, ((end - 1) >> REGION_BYTES_LOG2) + 1):
+            for busy in self._regions.get(region, ()):
+                if busy.start < end and start < busy.end and (behind is None or busy.why == behind):
+                    if busy not in blockers:
+                        blockers.append(busy)
+        if not blockers:
+            return False
+        entry = self.add(start, end, why)
+        entry.blockers = len(blockers)
+        for busy in blockers:
+            busy.waiters.append(partial(_one_less, entry, begin))
+        return True
+
     def free(self, busy: Busy) -> None:
         """The range is free again; whoever waited for it runs now, in order of arrival."""
         for region in range(busy.start >> REGION_BYTES_LOG2, ((busy.end - 1) >> REGION_BYTES_LOG2) + 1):
@@ -59,3 +82,9 @@ class BusyRanges:
         waiters, busy.waiters = busy.waiters, []
         for waiter in waiters:
             waiter()
+
+
+def _one_less(entry: Busy, begin: Callable[[Busy], None]) -> None:
+    entry.blockers -= 1
+    if not entry.blockers:
+        begin(entry)

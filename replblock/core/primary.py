@@ -227,7 +227,7 @@ class PrimaryPath:
         if activity is not None:
             first, last = start >> 22, (end - 1) >> 22
             if not activity.covers(first, last):
-                activity.want(first, last, partial(self._begin, request))
+                activity.want(first, last, partial(self._write, request))  # its range may be busy by then
                 return
         self._begin(request)
 
@@ -269,6 +269,8 @@ class PrimaryPath:
                 request._epoch = (self.busy.add(start, end, "write"), request._epoch)
         elif waits:
             request._waits = waits
+            if self._r.meta is not None:
+                self._mark(request)  # a disk that is being attached does not get this write
         else:
             self._no_data(request)
 
@@ -318,21 +320,25 @@ class PrimaryPath:
             header = pack_header(self._link.version, Cmd.OUT_OF_SYNC, len(body), self._volume(self._link))
             self._out.append(header + body)
 
-    def _write_here(self, request: Request) -> None:
+    def _write_here(self, request: Request, turn: Busy | None = None) -> None:
+        """`turn`: its place in the line behind older writes to the same blocks."""
         disk = self._r.disk
-        if disk is None:
-            self._local_done(request, errnos.EIO)
-            return
         start = request.offset_bytes
         end = start + request.length_bytes
-        if self.busy.count:
-            busy = self.busy.find(start, end, "local")
-            if busy is not None:
-                busy.waiters.append(partial(self._write_here, request))
+        if turn is None:
+            if self.busy.count and self.busy.queue(start, end, "local", partial(self._write_here, request), "local"):
+                self._local_pending += 1
                 return
+        else:
+            self._local_pending -= 1
+        if disk is None or not self._has_disk:
+            self._local_done(request, errnos.EIO)
+            if turn is not None:
+                self.busy.free(turn)
+            return
         self.written_sectors += request.length_bytes >> 9
         if request.fua:
-            slow = self.busy.add(start, end, "local")
+            slow = turn or self.busy.add(start, end, "local")
             self._local_pending += 1
             if request.op == Op.WRITE:
                 disk.write_fua(start, request.data, partial(self._local_done_later, request, slow))
@@ -348,10 +354,12 @@ class PrimaryPath:
         else:
             result = disk.zero(start, request.length_bytes, request.may_punch, later)
         if result == PENDING:
-            later.busy = self.busy.add(start, end, "local")
+            later.busy = turn or self.busy.add(start, end, "local")
             self._local_pending += 1
         else:
             self._local_done(request, result)
+            if turn is not None:
+                self.busy.free(turn)
 
     def _zeroed_fua(self, request: Request, slow: Busy, error: int) -> None:
         disk = self._r.disk
@@ -364,11 +372,13 @@ class PrimaryPath:
         self._local_pending -= 1
         self._local_done(request, error)
         self.busy.free(busy)
+        self.local_done()
+
+    def local_done(self) -> None:
+        """A write to this disk ended: what waited for its range, and the activity log, go on."""
         self.go()
         if self._retries:
-            retries, self._retries = self._retries, []
-            for retry in retries:
-                retry()
+            self._retry()
 
     def _local_done(self, request: Request, error: int) -> None:
         if error:
@@ -597,8 +607,8 @@ class PrimaryPath:
         if self.log.pinned(extent):
             return True
         start, end = extent * EXTENT_BYTES, (extent + 1) * EXTENT_BYTES
-        if self._local_pending and self.busy.find(start, end) is not None:
-            return True
+        if self.busy.find(start, end, "local") is not None:
+            return True  # of ours, or of a diskless peer that works on our disk
         return any(r.offset_bytes < end and start < r.offset_bytes + r.length_bytes for r in self._local)
 
     def unpin_soon(self, retry: Callable[[], None]) -> None:
@@ -619,6 +629,7 @@ class PrimaryPath:
             or (
                 state.disk == Disk.INCONSISTENT
                 and state.pdsk == Disk.UP_TO_DATE
+                and state.conn in (Conn.SYNC_TARGET, Conn.PAUSED_SYNC_T)  # before that the peer's bits are not known
                 and not meta.bitmap.any_set(start >> 12, -(-end // 4096))
             )
         ):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from replblock.core.host import PENDING, Buffer
 from replblock.core.link import Link
+from replblock.core.overlap import Busy
 from replblock.state.names import Conn, Disk
 from replblock.wire.commands import Cmd
 from replblock.wire.digests import digest, digest_size
@@ -196,33 +197,42 @@ class SecondaryPath:
             raise ProtocolError(f"P_{cmd.name} of {size_bytes} bytes at sector {sector} is beyond the device", cmd)
 
     def _apply(
-        self, link: Link, sector: int, size: int, ident: bytes, flags: int, payload: memoryview | None, punch: bool | None
-    ) -> None:
-        """Begin the write unless it must wait: for an overlapping one, or for its extents to be hot."""
+        self, link: Link, sector: int, size: int, ident: bytes, flags: int, payload: memoryview | None,
+        punch: bool | None, turn: Busy | None = None,
+    ) -> None:  # fmt: skip
+        """Begin the write unless it must wait: for overlapping ones before it, or for its extents to be hot.
+
+        `turn`: its place in the line behind overlapping writes; later ones keep behind it.
+        """
         r = self._r
-        disk, meta = r.disk, r.meta
+        busy = r.primary.busy
         start, end = sector << 9, (sector << 9) + size
+        again = partial(self._apply, link, sector, size, ident, flags, payload, punch)
+        alone = r.state.pdsk < Disk.INCONSISTENT
+        if turn is None:
+            if alone and r.meta is not None:
+                r.meta.bitmap.set_range(start >> 12, -(-end // 4096))
+            if busy.count and busy.queue(start, end, "local", partial(self._again, again)):
+                self._pending += 1
+                return
+        disk, meta = r.disk, r.meta
         if disk is None or meta is None:
             self._nack(link, sector, ident, size)
+            if turn is not None:
+                busy.free(turn)
             return
-        again = partial(self._apply, link, sector, size, ident, flags, payload, punch)
-        busy = r.primary.busy.find(start, end)
-        if busy is not None:
-            self._pending += 1
-            busy.waiters.append(partial(self._again, again))
-            return
-        if r.state.pdsk < Disk.INCONSISTENT and r.attachment.activity is not None:
+        if alone and r.attachment.activity is not None:
             # the peer works on our disk alone: its crash and ours must find these extents in the log
             activity = r.attachment.activity
             first, last = start >> 22, (end - 1) >> 22
-            meta.bitmap.set_range(start >> 12, -(-end // 4096))
             if not activity.covers(first, last):
                 self._pending += 1
-                activity.want(first, last, partial(self._again, again))
+                turn = turn or busy.add(start, end, "local")
+                activity.want(first, last, partial(self._again, again, turn))
                 return
         self.written_sectors += size >> 9
         if flags & DP_FUA:
-            entry = r.primary.busy.add(start, end, "local")
+            entry = turn or busy.add(start, end, "local")
             self._pending += 1
             later = partial(self._written_later, link, sector, size, ident, flags, entry)
             if payload is not None:
@@ -236,14 +246,16 @@ class SecondaryPath:
         else:
             result = disk.zero(start, size, bool(punch), done)
         if result == PENDING:
-            done.busy = r.primary.busy.add(start, end, "local")
+            done.busy = turn or busy.add(start, end, "local")
             self._pending += 1
         else:
             self._written(link, sector, size, ident, flags, result)
+            if turn is not None:
+                busy.free(turn)
 
-    def _again(self, apply: Callable[[], None]) -> None:
+    def _again(self, apply: Callable[[Busy], None], turn: Busy) -> None:
         self._pending -= 1
-        apply()
+        apply(turn)
         self._drain()
 
     def _zeroed(self, later: Callable[[int], None], error: int) -> None:
@@ -260,6 +272,7 @@ class SecondaryPath:
         self._written(link, sector, size, ident, flags, error)
         self._r.primary.busy.free(busy)  # type: ignore[arg-type]
         self._drain()
+        self._r.primary.local_done()
 
     def _drain(self) -> None:
         if not self._pending and self._when_written:

@@ -50,11 +50,11 @@ class ResyncSource:
             return
         start = request.sector << 9
         end = start + request.size_bytes
+        r.primary.go()  # a write that was sent to the peer in this wake-up is on this disk before it is read
         busy = r.primary.busy.find(start, end)
         if busy is not None:
             busy.waiters.append(partial(self._serve, link, request))
             return
-        r.primary.go()  # a write that was sent to the peer in this wake-up is on this disk before it is read
         box: list[Busy] = []
         result = disk.read(start, request.size_bytes, partial(self._read_later, link, request, box))
         if not isinstance(result, int):

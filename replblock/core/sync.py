@@ -64,7 +64,7 @@ class Resync:
     @property
     def ranges_matter(self) -> bool:
         """Application writes must look for busy ranges."""
-        return self.target.running or self.source.reading > 0
+        return self.target.asking or self.source.reading > 0
 
     # --- the peer's state ---
 

@@ -42,6 +42,11 @@ class ResyncTarget:
         self.received_sectors = 0
 
     @property
+    def asking(self) -> bool:
+        """Blocks are on their way here, or soon will be."""
+        return self.running or bool(self._outstanding)
+
+    @property
     def failed_blocks(self) -> int:
         """Blocks that the source could not read or this node could not write."""
         return sum(self._failed.values())
@@ -169,24 +174,29 @@ class ResyncTarget:
             return
         self._write(link, head.sector, payload, first)
 
-    def _write(self, link: Link, sector: int, payload: memoryview, first: int) -> None:
+    def _write(self, link: Link, sector: int, payload: memoryview, first: int, turn: Busy | None = None) -> None:
         r = self._r
-        disk = r.disk
+        busy = r.primary.busy
         start, end = sector << 9, (sector << 9) + len(payload)
-        if disk is None:
-            self._done(first)
+        begin = partial(self._write, link, sector, payload, first)
+        if turn is None and busy.count and busy.queue(start, end, "local", begin, "local"):
             return
-        busy = r.primary.busy.find(start, end, "local")
-        if busy is not None:
-            busy.waiters.append(partial(self._write, link, sector, payload, first))
+        disk = r.disk
+        if disk is None or r.links.link is not link:
+            if r.links.link is link:
+                self._done(first)
+            if turn is not None:
+                busy.free(turn)
             return
         box: list[Busy] = []
         result = disk.write(start, payload, partial(self._written_later, link, sector, len(payload), first, box))
         if result == PENDING:
             self._writing += 1
-            box.append(r.primary.busy.add(start, end, "local"))
+            box.append(turn or busy.add(start, end, "local"))
         else:
             self._written(link, sector, len(payload), first, result)
+            if turn is not None:
+                busy.free(turn)
 
     def _written_later(self, link: Link, sector: int, size: int, first: int, box: list[Busy], error: int) -> None:
         self._writing -= 1

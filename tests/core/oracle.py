@@ -16,7 +16,7 @@ _STAMP = struct.Struct(">Q")
 class Write:
     """One write, trim or zeroing of the application. Sequence numbers count submissions and answers together."""
 
-    __slots__ = ("acked", "durable", "failed", "first", "fua", "number", "sectors", "submitted")
+    __slots__ = ("acked", "advice", "durable", "failed", "first", "fua", "number", "sectors", "submitted")
 
     def __init__(self, number: int, first: int, sectors: int, submitted: int, fua: bool) -> None:
         self.number = number
@@ -29,6 +29,8 @@ class Write:
         self.durable: int | None = None
         """When the application was promised that it survives a power loss."""
         self.fua = fua
+        self.advice = False
+        """TRIM: whether it reads back as zeroes is nobody's promise."""
 
     def __repr__(self) -> str:
         return f"write {self.number} sectors {self.first}+{self.sectors} at {self.submitted} acked {self.acked} durable {self.durable}"
@@ -67,6 +69,8 @@ class Oracle:
         if errno:
             write.failed = True
             return
+        if write.advice:
+            return
         write.acked = self.tick()
         if write.fua:
             write.durable = write.acked
@@ -81,7 +85,7 @@ class Oracle:
     def check(self, data: bytes, promised: Callable[[Write], bool], what: str, first: int = 0) -> None:
         """Every promised write is there, or something that is not older. `data` begins at sector `first`."""
         end = first + len(data) // SECTOR
-        sectors = [s for s in range(first, end) if s in self.at] if end - first < len(self.at) else list(self.at)
+        sectors = [s for s in range(first, end) if s in self.at] if end - first < len(self.at) else [s for s in self.at if first <= s < end]
         for sector in sectors:
             found = _STAMP.unpack_from(data, (sector - first) * SECTOR)[0]
             history = self.at.get(sector, [])
