@@ -38,8 +38,8 @@ class Server:
 
     def events(self, args: dict[str, Any], client: Client) -> None:
         client.streaming = True
-        client.push({"status": 0})
         self.streams.append(client)
+        client.push({"status": 0})
 
 
 @pytest.fixture

@@ -186,7 +186,7 @@ def test_connections_leave_nothing_behind(primary: Node) -> None:
     for _ in range(60):
         use()
     wait_for(lambda: not primary.status()["devices"][0]["open"])
-    assert open_files() == before
+    wait_for(lambda: open_files() <= before)  # the publisher may have one open at this moment
     assert _resident_kib(primary.pid) - memory < 60 * 60  # what the leak of the thread states alone would be
 
 
