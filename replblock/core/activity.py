@@ -12,10 +12,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from replblock.core.host import Disk
+from replblock.core.metastore import MetaStore
 from replblock.meta.activity_log import CONTEXT_PER_BLOCK, UPDATES_PER_BLOCK, pack_transaction, position
-from replblock.meta.bitmap import Bitmap
-from replblock.meta.geometry import Geometry
 
 EXTENT_BYTES_LOG2 = 22
 FREE_SLOT = 0xFFFFFFFF
@@ -39,12 +37,8 @@ class Pins(Protocol):
 class ActivityLog:
     """Hot extents in memory and on disk. `commit` is called once per wake-up: many extents share a transaction."""
 
-    def __init__(
-        self, disk: Disk, geometry: Geometry, bitmap: Bitmap, slots: int, pins: Pins, failed: Callable[[int], None]
-    ) -> None:
-        self._disk = disk
-        self._geometry = geometry
-        self._bitmap = bitmap
+    def __init__(self, store: MetaStore, slots: int, pins: Pins, failed: Callable[[int], None]) -> None:
+        self._store = store
         self._pins = pins
         self._failed = failed
         self._context = [FREE_SLOT] * slots
@@ -53,6 +47,7 @@ class ActivityLog:
         self._context_start = 0
         self._waiting: deque[tuple[int, int, Start]] = deque()
         self._busy = False
+        self._gone = False
         self.disabled = False
         """al-updates no: everything counts as hot, a crash means a full resync."""
         self.hot: dict[int, int] = {}
@@ -77,7 +72,8 @@ class ActivityLog:
                 hot[extent] = slot
 
     def forget_waiting(self) -> list[Start]:
-        """The disk is gone: hand back what waited."""
+        """The disk is gone: hand back what waited. Nothing is written any more."""
+        self._gone = True
         waiting, self._waiting = self._waiting, deque()
         return [start for _, _, start in waiting]
 
@@ -88,7 +84,7 @@ class ActivityLog:
 
     def commit(self) -> None:
         """Make hot what the waiting writes need, as much as one transaction holds."""
-        if self._busy or not self._waiting:
+        if self._busy or not self._waiting or self._gone:
             return
         batch: set[int] = set()
         wanted: dict[int, None] = {}
@@ -126,22 +122,14 @@ class ActivityLog:
         """Data before bitmap before log: only then is the extent's state told without the log."""
 
         def flushed(errno: int) -> None:
-            if errno:
+            if errno or self._gone:
                 self._fail(errno)
                 return
             first = BITS_PER_BITMAP_BLOCK_LOG2 - BITS_PER_EXTENT_LOG2
-            theirs = {extent >> first for extent in victims}
-            pending = self._bitmap.take_changed_blocks()
-            changed = [n for n in pending if n in theirs]
-            self._bitmap.mark_changed(n for n in pending if n not in theirs)
-            if changed:
-                base = self._geometry.bm_offset_bytes
-                self._disk.meta_write([(base + 4096 * n, self._bitmap.block(n)) for n in changed], bits_on_disk)
-            else:
-                bits_on_disk(0)
+            self._store.save_bitmap(bits_on_disk, {extent >> first for extent in victims})
 
         def bits_on_disk(errno: int) -> None:
-            if errno:
+            if errno or self._gone:
                 self._fail(errno)
                 return
             freed = [self.hot.pop(extent) for extent in victims]
@@ -156,7 +144,7 @@ class ActivityLog:
             self._free += freed
             self._write(updates)
 
-        self._disk.flush(flushed)
+        self._store.flush(flushed)
 
     def _write(self, updates: list[tuple[int, int]]) -> None:
         number = self._number
@@ -167,12 +155,12 @@ class ActivityLog:
         self._context_start = start + CONTEXT_PER_BLOCK if start + CONTEXT_PER_BLOCK < len(self._context) else 0
         for slot, extent in updates:
             self._context[slot] = extent
-        g = self._geometry
+        g = self._store.geometry
         where = g.al_offset_bytes + 4096 * position(number, g.al_stripes, g.al_stripe_size_4k)
         self.transactions += 1
 
         def written(errno: int) -> None:
-            if errno:
+            if errno or self._gone:
                 self._fail(errno)
                 return
             for slot, extent in updates:
@@ -181,7 +169,7 @@ class ActivityLog:
             self._busy = False
             self._release()
 
-        self._disk.meta_write([(where, block)], written)
+        self._store.disk.meta_write([(where, block)], written)
 
     def _release(self) -> None:
         """Start what is covered now, in order of arrival; the rest goes into the next transaction."""
@@ -195,4 +183,5 @@ class ActivityLog:
 
     def _fail(self, errno: int) -> None:
         self._busy = False
-        self._failed(errno)
+        if not self._gone:
+            self._failed(errno)

@@ -16,6 +16,7 @@ from replblock.meta.superblock import Flag, Superblock
 from replblock.state.attach import attach as attach_verdict
 from replblock.state.losses import io_error
 from replblock.state.names import Conn, Disk
+from replblock.state.peer import lost_data_refusal
 
 if TYPE_CHECKING:
     from replblock.core.resource import Resource
@@ -35,11 +36,18 @@ class Attachment:
     def attach(self, disk: DiskPort, geometry: Geometry, superblock: Superblock, done: Callable[[str], None]) -> None:
         """Use this disk. `done("")` when it is in use, `done(sentence)` when it cannot be."""
         r = self._r
-        problem = self._sizes(disk, geometry, superblock)
+        if not r.disk_idle:
+            r.when_disk_idle(lambda: self.attach(disk, geometry, superblock, done))  # calls to the old disk end first
+            return
+        problem = self._sizes(disk, geometry, superblock) or self._other_data(superblock)
         if problem:
             done(problem)
             return
-        meta = MetaStore(disk, geometry, superblock, lambda errno: r.disk_failed(errno, "writing metadata"))
+        def metadata_failed(errno: int) -> None:
+            if r.meta is meta:
+                r.disk_failed(errno, "writing metadata")
+
+        meta = MetaStore(disk, geometry, superblock, metadata_failed)
         size = min(disk.data_sectors, geometry.data_sectors, r.settings.size_sectors or disk.data_sectors)
         if superblock.la_size_sectors and not r.links.link:
             # the agreed size stands until the peer is asked again: a device does not change under its users
@@ -58,9 +66,8 @@ class Attachment:
         r.change("attach", forced=True, disk=Disk.ATTACHING)
         r.disk, r.meta = disk, meta
         self.activity = ActivityLog(
-            disk, geometry, meta.bitmap, self._slots(geometry), r.primary,
-            lambda errno: r.disk_failed(errno, "writing the activity log"),
-        )  # fmt: skip
+            meta, self._slots(geometry), r.primary, lambda errno: r.disk_failed(errno, "writing the activity log")
+        )
         self.activity.disabled = not r.settings.al_updates
         meta.put_flags(
             (Flag.CRASHED_PRIMARY if verdict.crashed_primary else 0)
@@ -94,6 +101,13 @@ class Attachment:
             done("")
 
         meta.settle(settled)
+
+    def _other_data(self, superblock: Superblock) -> str:
+        """A diskless Primary alone takes back only the data it lost: its users have seen that, and nothing older."""
+        r = self._r
+        if lost_data_refusal(r.state._replace(disk=Disk.DISKLESS), r.exposed_uuid, superblock.uuid_current):
+            return "(150) Can only attach to the data we lost last (see kernel log)."
+        return ""
 
     def _slots(self, geometry: Geometry) -> int:
         blocks = geometry.al_stripes * geometry.al_stripe_size_4k
@@ -129,19 +143,34 @@ class Attachment:
             done()
             return
 
-        def flushed(errno: int) -> None:
-            if errno:
-                r.disk_failed(errno, "flushing before detach")
+        def drained() -> None:
+            if r.meta is meta:
+                meta.flush(flushed)
+            else:
                 done()
-                return
-            meta.put_flags(0, Flag.PRIMARY_IND)
-            meta.retire(retired)
+
+        def flushed(errno: int) -> None:
+            if r.meta is not meta:
+                done()
+            elif errno:
+                text = f"{r.settings.disk_path}: {os.strerror(errno)} while flushing before detach: detached as it is"
+                r.why("error", "flush-failed-at-detach", text)
+                self._drop()
+                done()
+            else:
+                meta.put_flags(0, Flag.PRIMARY_IND)
+                meta.retire(retired)
 
         def retired(errno: int) -> None:
-            self._drop()
+            if r.meta is meta:
+                self._drop()
             done()
 
-        disk.flush(flushed)
+        # from here on nothing new goes to this disk; the peer has everything that comes later
+        r.change("detaching", forced=True, disk=Disk.FAILED)
+        if r.state.conn >= Conn.CONNECTED:
+            r.send_state()
+        r.when_disk_idle(drained)
 
     def _drop(self) -> None:
         r = self._r
@@ -154,7 +183,7 @@ class Attachment:
             r.send_state()
         r.primary.disk_changed()
         if disk is not None:
-            disk.close()
+            r.when_disk_idle(disk.close)
         for start in waiting:
             start()
         r.primary.go()
@@ -178,3 +207,7 @@ class Attachment:
         if meaning.disk != Disk.FAILED:
             return
         self._drop()
+        if r.secondary.unflushed:
+            # what the peer sent and this disk took was never flushed: only a lost connection tells the peer so
+            text = "the disk failed with writes of the peer that no flush covers: connecting anew"
+            r.links.drop(Conn.NETWORK_FAILURE, "disk-failed-unflushed", text)

@@ -283,10 +283,18 @@ class Handshake:
         self.peer_uuids = Uuids.unpack(body)
         r = self._r
         if not self.running:
+            self.expose_peers_data()
             r.sync.on_peer_uuids_changed()
+
+    def expose_peers_data(self) -> None:
+        """Without a disk, the data our users see is the peer's."""
+        r = self._r
+        if self.peer_uuids is not None and r.state.disk < Disk.NEGOTIATING and r.state.conn >= Conn.CONNECTED:
+            r.exposed_uuid = self.peer_uuids.current
 
     def finished(self) -> None:
         """The sync handshake decided."""
         self.running = False
         self.discard_my_data = False
         self._r.host.timer("handshake", None)
+        self.expose_peers_data()

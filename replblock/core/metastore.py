@@ -13,6 +13,7 @@ from replblock.meta.superblock import MAGIC_UNCLEAN, MAGIC_V08, Flag, Superblock
 from replblock.state.uuids import Generations
 
 BLOCK_BYTES = 4096
+BLOCK_BITS = 8 * BLOCK_BYTES
 BITS_PER_EXTENT = 1024
 WRITE_BATCH_BLOCKS = 256
 
@@ -29,6 +30,9 @@ class MetaStore:
         self.al_corrupt = 0
         self.bitmap_writes = 0
         self._failed = failed
+        self._cleared: dict[int, int] = {}
+        """Bitmap block → its bits that were cleared since the last flush of the data began."""
+        self._flushing: list[dict[int, int]] = []
 
     # --- reading ---
 
@@ -102,6 +106,45 @@ class MetaStore:
         if bits_of(size_sectors) != self.bitmap.bits:
             self.bitmap.resize(bits_of(size_sectors), True)
 
+    # --- clearing ---
+
+    def clear_bits(self, first: int, end: int) -> None:
+        """These blocks are equal on both nodes. On disk their bits are cleared only after the data was flushed."""
+        cleared = self._cleared
+        at = first
+        while at < end:
+            block = at // BLOCK_BITS
+            upto = min(end, (block + 1) * BLOCK_BITS)
+            cleared[block] = cleared.get(block, 0) | ((1 << (upto - at)) - 1) << (at - block * BLOCK_BITS)
+            at = upto
+        self.bitmap.clear_range(first, end)
+
+    def flush(self, done: Done) -> None:
+        """fdatasync of the data area; afterwards the bits cleared before this call may be cleared on disk."""
+        if not self._cleared:
+            self.disk.flush(done)
+            return
+        covered, self._cleared = self._cleared, {}
+        self._flushing.append(covered)
+
+        def flushed(errno: int) -> None:
+            if not errno:
+                self._flushing.remove(covered)
+            done(errno)
+
+        self.disk.flush(flushed)
+
+    def _block(self, number: int) -> bytes:
+        """A block of the bitmap as it may stand on disk now."""
+        block = self.bitmap.block(number)
+        held = self._cleared.get(number, 0)
+        for cleared in self._flushing:
+            held |= cleared.get(number, 0)
+        if not held:
+            return block
+        self.bitmap.mark_changed([number])  # to be written again after the flush
+        return (int.from_bytes(block, "little") | held).to_bytes(BLOCK_BYTES, "little")
+
     # --- writing ---
 
     def _then(self, done: Done | None) -> Done:
@@ -117,15 +160,21 @@ class MetaStore:
         """Write the superblock as of now; durable when `done(0)` comes."""
         self.disk.meta_write([(self.geometry.superblock_offset_bytes, self.superblock.pack())], self._then(done))
 
-    def save_bitmap(self, done: Done | None = None) -> None:
-        """Write every bitmap block that changed since it was last written; durable when `done(0)` comes."""
+    def save_bitmap(self, done: Done | None = None, only: set[int] | None = None) -> None:
+        """Write every bitmap block that changed since it was last written; durable when `done(0)` comes.
+
+        `only`: none but these. Bits cleared since the last flush of the data stay set on disk.
+        """
         changed = self.bitmap.take_changed_blocks()
+        if only is not None:
+            self.bitmap.mark_changed(n for n in changed if n not in only)
+            changed = [n for n in changed if n in only]
         base = self.geometry.bm_offset_bytes
         self.bitmap_writes += len(changed)
         batches = [changed[i : i + WRITE_BATCH_BLOCKS] for i in range(0, len(changed), WRITE_BATCH_BLOCKS)] or [[]]
         for batch in batches[:-1]:
-            self.disk.meta_write([(base + BLOCK_BYTES * n, self.bitmap.block(n)) for n in batch], self._then(None))
-        last = [(base + BLOCK_BYTES * n, self.bitmap.block(n)) for n in batches[-1]]
+            self.disk.meta_write([(base + BLOCK_BYTES * n, self._block(n)) for n in batch], self._then(None))
+        last = [(base + BLOCK_BYTES * n, self._block(n)) for n in batches[-1]]
         self.disk.meta_write(last, self._then(done))
 
     def settle(self, done: Done) -> None:

@@ -20,6 +20,7 @@ from replblock.core.link import Link
 from replblock.core.overlap import Busy, BusyRanges
 from replblock.core.requests import MAX_REQUEST_BYTES, Op, Request
 from replblock.state.names import Conn, Disk, Role
+from replblock.state.packed import State
 from replblock.wire.commands import Cmd
 from replblock.wire.digests import digest
 from replblock.wire.errors import ProtocolError
@@ -86,6 +87,7 @@ class PrimaryPath:
         self._out: list[Buffer] = []
         self._local: list[Request] = []
         self._local_pending = 0
+        self._reading = 0
         self._ident = 0
         self._seq = 0
         self._in_flight_bytes = 0
@@ -109,6 +111,11 @@ class PrimaryPath:
         return not self._in_flight and not self._parked
 
     @property
+    def disk_idle(self) -> bool:
+        """No read or write of ours is under way on the local disk."""
+        return not self._local_pending and not self._reading and not self._local
+
+    @property
     def counters(self) -> dict[str, int]:
         """Figures of /proc/drbd: ap, lo, pe."""
         return {
@@ -129,10 +136,12 @@ class PrimaryPath:
         """Attached or detached."""
         self.reroute(self._r.state, self._r.state)
 
-    def reroute(self, old: object, new: object) -> None:
+    def reroute(self, old: State, new: State) -> None:
         """Where writes go, in this state (DRBD 8.4: send data, send P_OUT_OF_SYNC, or only mark)."""
         s = self._r.state
         conn, pdsk = s.conn, s.pdsk
+        if old.pdsk >= Disk.INCONSISTENT > pdsk:
+            self._mark_unflushed()  # whatever the peer had not flushed may be missing when its disk comes back
         self._remote = self._link is not None and (
             (pdsk == Disk.UP_TO_DATE and conn >= Conn.CONNECTED)
             or (pdsk >= Disk.INCONSISTENT and Conn.WF_BITMAP_T <= conn < Conn.AHEAD)
@@ -158,9 +167,24 @@ class PrimaryPath:
             elif reason in self.frozen:
                 self.thaw(reason)
 
+    def _mark_unflushed(self) -> None:
+        """Blocks of all writes without a barrier ack are different from now on."""
+        meta = self._r.meta
+        if meta is not None:
+            for epoch in self.log.everything():
+                for request in epoch.requests:
+                    end = request.offset_bytes + request.length_bytes
+                    meta.bitmap.set_range(request.offset_bytes >> 12, -(-end // 4096))
+
     def freeze(self, reason: str) -> None:
         """No request begins or completes until `thaw` of the same reason."""
         self.frozen.add(reason)
+
+    def fail_held(self) -> None:
+        """The new generation could not be made durable: what waits for it must not be acknowledged."""
+        for request in self._held:
+            if request.op != Op.READ:
+                request.errno = errnos.EIO
 
     def thaw(self, reason: str) -> None:
         """Go on where `freeze` stopped."""
@@ -366,7 +390,7 @@ class PrimaryPath:
         if error or disk is None:
             self._local_done_later(request, slow, error or errnos.EIO)
         else:
-            disk.flush(partial(self._local_done_later, request, slow))
+            self._r.flush_disk(partial(self._local_done_later, request, slow))
 
     def _local_done_later(self, request: Request, busy: Busy, error: int) -> None:
         self._local_pending -= 1
@@ -533,7 +557,7 @@ class PrimaryPath:
             self._complete(parent)
 
     def _flush(self, request: Request) -> None:
-        """Everything completed before is durable here; under C (and diskless) also on the peer."""
+        """Everything completed before is durable here; under C (and diskless, and with `fua`) also on the peer."""
         self.go()
         waits = 0
         disk = self._r.disk if self._has_disk else None
@@ -542,13 +566,12 @@ class PrimaryPath:
         if self._remote:
             if self.log.current.requests:
                 self.close_epoch()
-            if self.log.closed and (self._r.settings.protocol == "C" or disk is None):
+            if self.log.closed and (self._r.settings.protocol == "C" or disk is None or request.fua):
                 waits |= NET
                 self.log.closed[-1].waiters.append(partial(self._flushed_there, request))
         request._waits = waits
         if waits & LOCAL:
-            assert disk is not None
-            disk.flush(partial(self._flushed_here, request))
+            self._r.flush_disk(partial(self._flushed_here, request))
         elif not waits:
             self._complete(request)
 
@@ -633,15 +656,21 @@ class PrimaryPath:
                 and not meta.bitmap.any_set(start >> 12, -(-end // 4096))
             )
         ):
-            result = disk.read(start, request.length_bytes, partial(self._read_here, request))
+            result = disk.read(start, request.length_bytes, partial(self._read_later, request))
             if not isinstance(result, int):
                 self.read_sectors += request.length_bytes >> 9
                 request.data = result
                 self._complete(request)
-            elif result != PENDING:
+            elif result == PENDING:
+                self._reading += 1
+            else:
                 self._read_here(request, result, b"")
             return
         self._read_there(request)
+
+    def _read_later(self, request: Request, error: int, data: Buffer) -> None:
+        self._reading -= 1
+        self._read_here(request, error, data)
 
     def _read_here(self, request: Request, error: int, data: Buffer) -> None:
         if error:
@@ -696,14 +725,8 @@ class PrimaryPath:
 
     def connection_lost(self) -> Lost:
         """Everything the peer may not have for good becomes different; nothing is completed yet."""
-        meta = self._r.meta
+        self._mark_unflushed()
         epochs = self.log.reset()
-        if meta is not None:
-            bitmap = meta.bitmap
-            for epoch in epochs:
-                for request in epoch.requests:
-                    end = request.offset_bytes + request.length_bytes
-                    bitmap.set_range(request.offset_bytes >> 12, -(-end // 4096))
         lost = Lost(epochs, [*self._unacked.values(), *self._unsent], list(self._reads.values()))
         self._unacked.clear()
         self._unsent = []

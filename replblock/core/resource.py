@@ -21,6 +21,7 @@ from replblock.core.settings import Settings
 from replblock.core.sync import Resync
 from replblock.meta.superblock import Flag
 from replblock.state.attach import clears_crashed_primary, metadata_flags
+from replblock.state.generations import plain
 from replblock.state.handlers import BLOCKING, handlers_for
 from replblock.state.losses import POSTPONED, calls_fence_peer, fenced, mints_new_uuid, settle_pending
 from replblock.state.names import Conn, Disk, Role
@@ -62,6 +63,7 @@ class Resource:
         self.secondary = SecondaryPath(self)
         self.sync = Resync(self)
         self.admin = Admin(self)
+        self._when_idle: list[Callable[[], None]] = []
         self._data_handlers: dict[int, Callable[[memoryview], None]] = self._data_table()
         self._meta_handlers: dict[int, Callable[[memoryview], None]] = self._meta_table()
 
@@ -86,6 +88,21 @@ class Resource:
         """Nothing under way."""
         return self.primary.idle and self.secondary.idle and not self.sync.running
 
+    @property
+    def disk_idle(self) -> bool:
+        """No read or write of the local disk is under way."""
+        return self.primary.disk_idle and self.secondary.idle and self.sync.disk_idle
+
+    def flush_disk(self, done: Callable[[int], None]) -> None:
+        """fdatasync of the local disk, which is there."""
+        meta = self.meta
+        assert meta is not None
+        meta.flush(done)
+
+    def when_disk_idle(self, callback: Callable[[], None]) -> None:
+        """Call back at the end of the first wake-up in which no call to the local disk is under way."""
+        self._when_idle.append(callback)
+
     def status(self) -> dict[str, Any]:
         """The status of this resource, JSON-able."""
         return report(self)
@@ -108,6 +125,10 @@ class Resource:
             attachment.activity.commit()
         self.primary.go()
         self.secondary.end_wakeup()
+        if self._when_idle and self.disk_idle:
+            waiting, self._when_idle = self._when_idle, []
+            for callback in waiting:
+                callback()
 
     def on_dialed(self, sock: int, errno: int) -> None:
         """A dial of `host.dial` ended."""
@@ -241,7 +262,14 @@ class Resource:
             handshaking=False,
             suspend_no_data=s.on_no_data_accessible == "suspend-io",
             negotiated=(self.disk_after_negotiation, Disk.DUNKNOWN),
+            data_is_what_we_exposed=self._data_is_what_we_exposed(),
         )
+
+    def _data_is_what_we_exposed(self) -> bool:
+        meta = self.meta
+        if meta is None or self.state.role != Role.PRIMARY or not self.exposed_uuid:
+            return True
+        return plain(meta.uuids.current) == plain(self.exposed_uuid)
 
     def change(
         self, why: str, *, forced: bool = False, promotion_forced: bool = False, **fields: Any
@@ -294,6 +322,8 @@ class Resource:
             self.mint_postponed = False
             # writes that were frozen are in the bitmap already: the generation must move on in either case
             self.force_new_generation(settling.rule)
+        if old.disk >= Disk.INCONSISTENT or new.disk >= Disk.INCONSISTENT:
+            self.exposed_uuid = meta.uuids.current
         if meta.superblock != before:
             meta.save()
 
@@ -335,10 +365,16 @@ class Resource:
         assert meta is not None
         uuids = meta.uuids.new_current(self.host.random64(), self.state.role == Role.PRIMARY)
         meta.put(uuids)  # whoever calls saves, if we do not
-        self.exposed_uuid = uuids.current
         self.host.log("info", why, f"new current UUID {':'.join(f'{u:016X}' for u in uuids)}")
-        self.primary.freeze("new-uuid")
-        meta.save(lambda errno: self.primary.thaw("new-uuid"))
+        reason = f"new-uuid-{uuids.current:016X}"
+        self.primary.freeze(reason)
+
+        def durable(error: int) -> None:
+            if error:
+                self.primary.fail_held()  # nobody was told that these are done, and nothing on disk tells that they are
+            self.primary.thaw(reason)
+
+        meta.save(durable)
         if self.state.conn >= Conn.CONNECTED:
             self.handshake.send_uuids()
 

@@ -153,7 +153,7 @@ class Roles:
                 durable(0)
 
         if disk is not None and meta is not None:
-            disk.flush(flushed)  # what the peer sent before it vanished is on disk before anybody builds on it
+            meta.flush(flushed)  # what the peer sent before it vanished is on disk before anybody builds on it
         else:
             durable(0)
 
@@ -179,7 +179,7 @@ class Roles:
 
         def drained() -> None:
             self._demotion = None
-            r.primary.submit([Request(Op.FLUSH, 0, 0, lambda request: self._demote(reply))])
+            r.primary.submit([Request(Op.FLUSH, 0, 0, lambda request: self._demote(reply), fua=True)])
 
         self._demotion = drained
         if r.primary.idle:

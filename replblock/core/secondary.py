@@ -74,6 +74,11 @@ class SecondaryPath:
         return not self._pending and not self.holding
 
     @property
+    def unflushed(self) -> bool:
+        """Writes of the peer are here that no barrier ack covers."""
+        return self._link is not None and (self._epoch_size > 0 or self.holding)
+
+    @property
     def unacked(self) -> int:
         """Writes of the peer not yet acknowledged."""
         return self._pending
@@ -263,7 +268,7 @@ class SecondaryPath:
         if error or disk is None:
             later(error or 5)
         else:
-            disk.flush(later)
+            self._r.flush_disk(later)
 
     def _written_later(
         self, link: Link, sector: int, size: int, ident: bytes, flags: int, busy: object, error: int
@@ -319,15 +324,16 @@ class SecondaryPath:
             if disk is None or not r.settings.disk_flushes:
                 flushed(0)
             else:
-                disk.flush(flushed)
+                r.flush_disk(flushed)
 
         def flushed(error: int) -> None:
             if error:
                 # no ack: what the peer has not seen acknowledged it keeps as different
                 r.disk_failed(error, "flushing an epoch of the peer")
-                if r.state.disk > Disk.FAILED or self._link is not link:
-                    go_on()
-                    return
+                if self._link is link:
+                    text = "an epoch of the peer could not be flushed: it gets no ack, connecting anew"
+                    r.links.drop(Conn.NETWORK_FAILURE, "epoch-not-flushed", text)
+                return
             if self._link is link:
                 self._host.send(
                     link.meta,

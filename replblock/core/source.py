@@ -117,7 +117,7 @@ class ResyncSource:
             if r.links.link is link and r.meta is meta and not meta.bitmap.count:
                 r.sync.finished_as_source()
 
-        disk.flush(flushed)
+        meta.flush(flushed)
 
     def _check_again(self) -> None:
         r = self._r

@@ -62,6 +62,11 @@ class Resync:
         return self._r.state.conn in SYNCING
 
     @property
+    def disk_idle(self) -> bool:
+        """No read or write of the resync is under way on the local disk."""
+        return self.target.writing == 0 and self.source.reading == 0
+
+    @property
     def ranges_matter(self) -> bool:
         """Application writes must look for busy ranges."""
         return self.target.asking or self.source.reading > 0
@@ -331,7 +336,7 @@ class Resync:
         end = meta.bitmap.bits if end_bytes == self._r.size_bytes else end_bytes >> 12
         first = -(-offset_bytes // BLOCK_BYTES)
         if first < end:
-            meta.bitmap.clear_range(first, end)
+            meta.clear_bits(first, end)
 
     def mark_progress(self) -> None:
         """Keep what speed is computed from; called whenever somebody looks."""

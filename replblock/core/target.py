@@ -36,7 +36,7 @@ class ResyncTarget:
         self._in_flight_sectors = 0
         self._outstanding: dict[int, tuple[int, Busy | None]] = {}
         self._failed: dict[int, int] = {}
-        self._writing = 0
+        self.writing = 0
         self._finishing = False
         self._controller: RateController | None = None
         self.received_sectors = 0
@@ -113,7 +113,7 @@ class ResyncTarget:
         while self._budget_sectors > 0 and self._in_flight_sectors < cap:
             first = bitmap.next_set(self._position)
             if first < 0:
-                if self._outstanding or self._writing:
+                if self._outstanding or self.writing:
                     break
                 if bitmap.count <= self.failed_blocks:
                     self._finish()
@@ -141,7 +141,7 @@ class ResyncTarget:
             parts.append(BlockReq(start >> 9, ID_SYNCER, size).pack())
         for body in parts:
             r.links.send(Cmd.RS_DATA_REQUEST, body)
-        if not self._outstanding and not self._writing and bitmap.count <= self.failed_blocks:
+        if not self._outstanding and not self.writing and bitmap.count <= self.failed_blocks:
             self._finish()
 
     def _length_from(self, first: int) -> int:
@@ -191,7 +191,7 @@ class ResyncTarget:
         box: list[Busy] = []
         result = disk.write(start, payload, partial(self._written_later, link, sector, len(payload), first, box))
         if result == PENDING:
-            self._writing += 1
+            self.writing += 1
             box.append(turn or busy.add(start, end, "local"))
         else:
             self._written(link, sector, len(payload), first, result)
@@ -199,7 +199,7 @@ class ResyncTarget:
                 busy.free(turn)
 
     def _written_later(self, link: Link, sector: int, size: int, first: int, box: list[Busy], error: int) -> None:
-        self._writing -= 1
+        self.writing -= 1
         self._written(link, sector, size, first, error)
         self._r.primary.busy.free(box[0])
         self._r.primary.go()
@@ -269,7 +269,7 @@ class ResyncTarget:
             self._finishing = False
             r.sync.finished_as_target(failed)
 
-        disk.flush(flushed)
+        r.flush_disk(flushed)
 
 
 UP_TO_DATE = Disk.UP_TO_DATE
