@@ -25,8 +25,12 @@ from replblock.meta.geometry import Geometry
 
 POOL_THREADS = 4
 SLOW_WRITE_S = 0.005
-SLOW_PERIOD_S = 1.0
-"""After a write slower than SLOW_WRITE_S (dirty throttling) all writes go to the pool for this long."""
+SLOW_PERIOD_S = 0.25
+MEAN_SHARE = 1 / 16
+"""When the running mean of inline writes exceeds SLOW_WRITE_S (dirty throttling), all go to the pool for a while.
+
+One slow write says little: after every write the thread waits for the interpreter, and for a processor, too.
+"""
 DIRECT_ALIGN_BYTES = 4096
 META_SYNC_EACH = 16
 """Up to this many separate places, each is made durable by itself; beyond, one fdatasync serves all."""
@@ -72,6 +76,7 @@ class FileDisk:
         self._flushes = disk_flushes
         self._md_flushes = md_flushes
         self._slow_until = 0.0
+        self._mean_s = 0.0
         self._sync_errno = 0
         self._nowait = True
         self._buffers = threading.local()
@@ -94,7 +99,8 @@ class FileDisk:
                 self._write_rest(offset_bytes, data, written)
         except OSError as error:
             return error.errno or errno.EIO
-        if time.monotonic() - begun > SLOW_WRITE_S:
+        self._mean_s = mean = self._mean_s + (time.monotonic() - begun - self._mean_s) * MEAN_SHARE
+        if mean > SLOW_WRITE_S:
             self._was_slow()
         return 0
 
@@ -157,7 +163,8 @@ class FileDisk:
     def _write_job(self, offset_bytes: int, data: Buffer, done: Done) -> None:
         begun = time.monotonic()
         problem = self._attempt(self._put, offset_bytes, data, 0)
-        if time.monotonic() - begun > SLOW_WRITE_S:
+        self._mean_s = mean = self._mean_s + (time.monotonic() - begun - self._mean_s) * MEAN_SHARE
+        if mean > SLOW_WRITE_S:
             self._was_slow()
         self._post(done, problem)
 
@@ -211,6 +218,7 @@ class FileDisk:
 
     def _was_slow(self) -> None:
         self.slow_writes += 1
+        self._mean_s = 0.0
         self._slow_until = time.monotonic() + SLOW_PERIOD_S
 
     @staticmethod
