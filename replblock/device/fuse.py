@@ -7,6 +7,7 @@ errors once its connection is gone.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import select
@@ -134,9 +135,18 @@ def _unmount(path: str, lazily: bool) -> None:
     command = [_program("fusermount3") or "fusermount3", "-u", *(["-z"] if lazily else []), path]
 
     def unmounted() -> bool:
-        return not os.path.ismount(path) or subprocess.run(command, capture_output=True, check=False).returncode == 0
+        return not _is_mounted(path) or subprocess.run(command, capture_output=True, check=False).returncode == 0
 
     sysfs.wait_until(unmounted, GONE_PATIENCE_S, 0.05)
+
+
+def _is_mounted(path: str) -> bool:
+    """os.path.ismount says no of a mount whose nbdfuse was killed: it cannot look at it any more."""
+    try:
+        os.lstat(path)
+    except OSError as problem:
+        return problem.errno == errno.ENOTCONN
+    return os.path.ismount(path)
 
 
 def start_time(pid: int, host: Host) -> int:

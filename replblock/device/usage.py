@@ -87,7 +87,7 @@ def _mounts(numbers: _Numbers, host: Host) -> Iterator[str]:
             seen.add(space)
             own = space == _own_space(host)
             for line in sysfs.read(f"{host.proc}/{pid}/mountinfo").splitlines():
-                place = _mounted_here(line, numbers)
+                place = _mounted_here(line, numbers, f"{host.proc}/{pid}/root")
                 if place is not None:
                     yield f"mounted at {place}" + ("" if own else f" in the mount namespace of pid {pid}")
 
@@ -99,14 +99,17 @@ def _own_space(host: Host) -> str:
         return ""
 
 
-def _mounted_here(line: str, numbers: _Numbers) -> str | None:
-    """The mount point in a line of mountinfo (proc(5)), if it is of our device."""
+def _mounted_here(line: str, numbers: _Numbers, root: str) -> str | None:
+    """The mount point in a line of mountinfo (proc(5)), if it is of our device.
+
+    `root` is how the mounter's files are reached: the same name may be another device in its /dev.
+    """
     fields = line.split(" ")
     if len(fields) < 10:
         return None
     source = _plain(fields[fields.index("-") + 2]) if "-" in fields[6:] else ""
     major, _, minor = fields[2].partition(":")
-    if (int(major), int(minor)) in numbers or (source.startswith("/") and _number_of(source) in numbers):
+    if (int(major), int(minor)) in numbers or (source.startswith("/") and _number_of(root + source) in numbers):
         return _plain(fields[4])        # btrfs has numbers of its own: there only the source tells
     return None
 

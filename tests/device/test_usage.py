@@ -35,6 +35,7 @@ def attached(tmp_path: Path) -> Attached:
     process = tmp_path / "proc" / "77"
     (process / "ns").mkdir(parents=True)
     os.symlink("mnt:[1]", process / "ns" / "mnt")
+    os.symlink("/", process / "root")
     (process / "mountinfo").write_text("")
     os.symlink("77", tmp_path / "proc" / "self")
     return Attached("nbd", str(node), str(node), 0, "", "0", Reservation("nbd", str(node), str(node), 0, 43, 0))
@@ -63,6 +64,15 @@ def test_a_mount_in_a_container(attached: Attached, tmp_path: Path, monkeypatch:
         os.symlink("mnt:[2]", tmp_path / f"proc/{pid}/ns/mnt")
         (tmp_path / f"proc/{pid}/mountinfo").write_text("1 0 43:0 / /vol rw - ext3 /dev/nbd0 rw\n")
     assert reasons(attached, monkeypatch) == ["mounted at /vol in the mount namespace of pid 88"]
+
+
+def test_the_same_name_in_a_container_may_be_another_device(attached: Attached, tmp_path: Path,
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "proc/88/ns").mkdir(parents=True)
+    os.symlink("mnt:[2]", tmp_path / "proc/88/ns/mnt")
+    (tmp_path / "proc/88/root").mkdir()
+    (tmp_path / "proc/88/mountinfo").write_text(f"1 0 7:9 / /vol rw - ext3 {attached.name} rw\n")
+    assert reasons(attached, monkeypatch) == []
 
 
 def test_swap(attached: Attached, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
