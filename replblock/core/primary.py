@@ -51,7 +51,7 @@ MAX_EPOCH_WRITES_ORDERED = 65536
 """Between two replblock nodes an epoch needs no barrier for order; this bounds the memory of the transfer log."""
 
 LOCAL, NET = 1, 2
-NET_PENDING, NET_OK, NET_IN_SYNC, NET_FAILED = 0, 1, 2, 3
+NET_PENDING, NET_OK, NET_IN_SYNC, NET_FAILED, NET_LOST = 0, 1, 2, 3, 4
 
 _DATA_100 = struct.Struct(">IHHIIQ8sII")
 _ID = struct.Struct(">Q")
@@ -95,6 +95,7 @@ class PrimaryPath:
         self._remote = False
         self._out_of_sync = False
         self._has_disk = False
+        self._alone_ok = False
         self._flags = 0
         self._promise = NET
         self._link: Link | None = None
@@ -149,6 +150,7 @@ class PrimaryPath:
         version = self._link.version if self._link is not None else 0
         self._out_of_sync = conn in (Conn.AHEAD, Conn.WF_BITMAP_S) and version >= 96
         self._has_disk = self._r.meta is not None and s.disk >= Disk.INCONSISTENT
+        self._alone_ok = self._has_disk and s.disk == Disk.UP_TO_DATE
         flags = DP_RW_SYNC
         self._promise = NET
         resyncing = Conn.SYNC_SOURCE <= conn <= Conn.PAUSED_SYNC_T and conn not in (Conn.VERIFY_S, Conn.VERIFY_T)
@@ -284,19 +286,20 @@ class PrimaryPath:
             else:
                 request._sent_ms = self._host.now_ms()
                 self._unacked[key] = request
-        elif self._has_disk:
+        elif self._alone_ok:
             self._mark(request)
+        else:
+            self._no_data(request)  # a write on top of inconsistent data alone would be thrown away by the resync
+            return
         if self._has_disk:
             request._waits = waits | LOCAL
             self._local.append(request)
             if not self._ordered and self._remote:
                 request._epoch = (self.busy.add(start, end, "write"), request._epoch)
-        elif waits:
+        else:
             request._waits = waits
             if self._r.meta is not None:
                 self._mark(request)  # a disk that is being attached does not get this write
-        else:
-            self._no_data(request)
 
     def _epoch_limit(self) -> int:
         return MAX_EPOCH_WRITES_ORDERED if self._ordered else self._r.settings.max_epoch_size
@@ -416,7 +419,10 @@ class PrimaryPath:
             request._net = NET_OK if request._net == NET_IN_SYNC else request._net
         request._waits &= ~LOCAL
         if not request._waits:
-            self._complete(request)
+            if request._net == NET_LOST and not error:
+                self._no_data(request)
+            else:
+                self._complete(request)
 
     # --- acknowledgements ---
 
@@ -459,7 +465,7 @@ class PrimaryPath:
             return
         request._net = NET_FAILED
         request._waits &= ~NET
-        if not self._has_disk:
+        if not self._alone_ok:
             request.errno = errnos.EIO
         if not request._waits:
             self._complete(request)
@@ -514,6 +520,10 @@ class PrimaryPath:
     def _no_data(self, request: Request) -> None:
         """Neither here nor there: on-no-data-accessible."""
         if self._r.settings.on_no_data_accessible == "suspend-io" and self._r.state.role == Role.PRIMARY:
+            if type(request._epoch) is tuple:
+                self.busy.free(request._epoch[0])
+            request._epoch = None
+            request._net = NET_PENDING
             self._in_flight -= 1
             self._in_flight_bytes -= request.length_bytes
             self._parked.append(request)
@@ -740,9 +750,11 @@ class PrimaryPath:
         """The new state is known (and a new generation on its way to disk): now they may be answered."""
         for request in lost.writes:
             request._waits &= ~NET
-            if request._waits & LOCAL or self._has_disk:
+            if self._alone_ok:
                 if not request._waits:
                     self._complete(request)
+            elif request._waits:
+                request._net = NET_LOST  # on inconsistent data alone it counts for nothing
             else:
                 self._no_data(request)
         for request in lost.reads:

@@ -260,7 +260,7 @@ class Life:
     def _swap(self, prim: SimHost, other: SimHost) -> None:
         w = self.world
         self.answers()
-        w.settle()
+        self.settle()
         w.ok(prim, "secondary")
         assert w.a.disk.data(self.size) == w.b.disk.data(self.size), "differ after a demotion"
         w.ok(other, "primary")
@@ -270,7 +270,7 @@ class Life:
         w = self.world
         if self.rng.random() < 0.3:
             self.answers()
-            w.settle()
+            self.settle()
         if not (w.in_sync() and not w.links_down):
             return
         self.kill(prim, power)
@@ -322,7 +322,7 @@ class Life:
             prim, other = (prim, other)
         w.up(first)
         w.up(second)
-        w.settle()
+        self.settle()
         self.primary(prim)
         self.rebase(prim.disk.data(self.size))
 
@@ -421,16 +421,25 @@ class Life:
             if rng.random() < 0.7:
                 self.answers()
             if rng.random() < 0.5:
-                w.settle()
+                self.settle()
                 self.quiet()
         self.answers()
         w.run(3000)
-        w.settle()
+        self.settle()
         self.quiet()
         assert w.same_data(), f"the replicas differ: {self.differences()}"
         self.oracle.check(self.prim.disk.data(self.size), acknowledged, "the end")
         for host in (w.a, w.b):
             self.no_storm(host)
+
+    def settle(self) -> None:
+        """In sync and idle; an operator attaches what lost its disk."""
+        w = self.world
+        for host in (w.a, w.b):
+            w.run_until(lambda host=host: host.resource.state.conn >= Conn.CONNECTED)  # type: ignore[misc]
+            if host.resource.state.disk == Disk.DISKLESS:
+                w.command(host, "attach", **host.open_disk())
+        w.settle()
 
     def quiet(self) -> None:
         """Connected, UpToDate, idle: both are each other's mirror image."""
@@ -469,7 +478,7 @@ def run(seed: int, trace: bool = False) -> None:
         lines = life.world.lines if life is not None and hasattr(life, "world") else []
         if trace:
             print("\n".join(lines))
-        raise AssertionError(f"seed {seed}: {type(error).__name__}: {str(error)[:600]}") from error
+        raise AssertionError(f"seed {seed}: {type(error).__name__}: {str(error)[:3000]}") from error
 
 
 def main(arguments: list[str]) -> int:
@@ -486,7 +495,7 @@ def main(arguments: list[str]) -> int:
             bad += 1
             text = str(error)
             tail = "" if "never came true" not in text else " " + text[-250:]
-            print(text[:400] + tail, "\n     ", summary(error.__cause__ or error), flush=True)
+            print(text[:500] + tail, "\n     ", summary(error.__cause__ or error), flush=True)
             if "--keep-going" not in arguments and bad >= 5:
                 break
     print(f"{bad} bad of seeds {numbers[0]}..{seed}")
