@@ -133,6 +133,12 @@ class Attachment:
         self._r.why("error", "own-attach-aborted", "the peer's data does not go with this disk: the attach was undone")
         self._drop()
 
+    def cut_short(self) -> None:
+        """The link broke before the peer could tell what this disk lacks, and our users have seen newer data."""
+        text = "the connection broke while the disk was being attached, and its data is older than what is in use: detached"
+        self._r.why("error", "negotiation-cut-short", text)
+        self._drop()
+
     # --- out again ---
 
     def detach(self, done: Callable[[], None]) -> None:

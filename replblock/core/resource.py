@@ -389,6 +389,8 @@ class Resource:
         self.sync.connection_lost()
         lost = self.primary.connection_lost()
         self.change("connection-lost", forced=True, conn=cause)
+        if self.state.disk == Disk.DISKLESS and self.meta is not None:
+            self.attachment.cut_short()
         if cause == Conn.DISCONNECTING:
             self.change("disconnected", forced=True, conn=Conn.STANDALONE)
         else:

@@ -403,7 +403,7 @@ class Resync:
         else:
             peers = Generations(theirs.current, theirs.bitmap, theirs.history0, theirs.history1)
             meta.put(meta.uuids.resync_done_target(peers, r.state.role == Role.PRIMARY))
-            r.exposed_uuid = meta.uuids.current
+            self._peer_is_like_us()
             r.change("resync-done", forced=True, conn=Conn.CONNECTED, disk=Disk.UP_TO_DATE, pdsk=Disk.UP_TO_DATE)
 
         def durable(error: int) -> None:
@@ -412,6 +412,12 @@ class Resync:
 
         meta.save(durable)
 
+    def _peer_is_like_us(self) -> None:
+        """The end of a resync: both nodes have the same generations, and P_UUIDS is not sent again to say so."""
+        handshake, meta = self._r.handshake, self._r.meta
+        if handshake.peer_uuids is not None and meta is not None:
+            handshake.peer_uuids = handshake.peer_uuids._replace(**meta.uuids._asdict())
+
     def finished_as_source(self) -> None:
         """The target has everything on its disk."""
         r = self._r
@@ -419,6 +425,7 @@ class Resync:
         assert meta is not None
         r.host.log("info", "resync-done", self._done_text(0))
         meta.put(meta.uuids.resync_done_source())
+        self._peer_is_like_us()
         meta.save_bitmap()
         r.change("resync-done", forced=True, conn=Conn.CONNECTED, pdsk=Disk.UP_TO_DATE)
         meta.save()
