@@ -9,6 +9,7 @@ import select
 import signal
 import socket
 import threading
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ from replblock.engine.door import Door
 from replblock.engine.guard import Guard
 from replblock.engine.handlers import Handlers
 from replblock.engine.log import Log
-from replblock.engine.loop import ENTER_BELOW, Loop
+from replblock.engine.loop import ENTER_BELOW, TRACE_FRAMES, Loop
 from replblock.engine.mapping import addresses_of, handler_environment, handlers_of, settings_of
 from replblock.engine.pool import Pool
 from replblock.engine.procfile import LifeLock, Publisher
@@ -82,7 +83,6 @@ class Engine:
             str(self.volume),
             log.write,
         )
-        self.disk: Any = None
         self.busy = ""
         """The verb that moves device and role at this moment; others have to wait."""
         self.side = Pool("replblock-side", 1)
@@ -109,6 +109,7 @@ class Engine:
 
     def start(self) -> None:
         """Raises AlreadyUp, OSError."""
+        threading.excepthook = self._thread_crashed
         self._lock = LifeLock(self.names.run_dir, self.names.resource)
         self._publisher = Publisher(self.names.run_dir, self.names.resource)
         try:
@@ -198,10 +199,15 @@ class Engine:
         self.log.close()
         self._leave(1)
 
+    def _thread_crashed(self, what: Any) -> None:
+        """An exception nobody expected, in whatever thread: Python would only print it and go on without the thread."""
+        trace = "".join(traceback.format_exception(what.exc_value, limit=TRACE_FRAMES)).strip()
+        self.log.write("error", "engine-crashed", f"stopping at once, a bug: {trace}")
+        self._fatal("engine-crashed", trace)
+
     def _state_changed(self, old: Any, new: Any) -> None:
         self.post(self._publish)
-        disk = self.core.disk if hasattr(self.core, "disk") else self.disk
-        self.door.disk = disk
+        self.door.disk = self.core.disk
 
     def _publish_timer(self) -> None:
         self.loop.timer_call("publish", PUBLISH_MS)

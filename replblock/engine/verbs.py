@@ -114,7 +114,7 @@ def attach(engine: Engine, args: Args, client: Client) -> None:
 
         engine.core.command("attach", {**args, "disk": disk, "geometry": geometry}, ended)
 
-    if getattr(engine.core, "disk", None) is not None:
+    if engine.core.disk is not None:
         engine.busy = ""
         detail = "Device is attached to a disk (use detach first)"
         client.reply(answer(CONFIG_REFUSED, [f"{volume.minor}: Failure: (124) {detail}"]))

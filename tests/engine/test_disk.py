@@ -196,14 +196,14 @@ def test_slow_writes_leave_the_callers_thread_for_a_while(
     real = os.pwrite
 
     def pwrite(fd: int, data: Any, offset: int) -> int:
-        now[0] += 0.050 if threading.current_thread() is threading.main_thread() else 0
+        now[0] += 0.100 if threading.current_thread() is threading.main_thread() else 0
         return real(fd, data, offset)
 
     monkeypatch.setattr(disk_module.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(disk_module.os, "pwrite", pwrite)
     disk = make_disk(tmp_path / "disk", loop.post)
     got: list[int] = []
-    assert disk.write(0, bytes(4096), got.append) == 0  # made inline, and it took 50 ms
+    assert disk.write(0, bytes(4096), got.append) == 0  # made inline, and it took 100 ms
     assert disk.write(0, bytes(4096), got.append) == PENDING
     loop.until(lambda: got == [0])
     now[0] += disk_module.SLOW_PERIOD_S

@@ -294,3 +294,14 @@ def test_fio_verifies_what_it_wrote(primary: Node, tmp_path: Path) -> None:
     ]  # fmt: skip
     found = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert found.returncode == 0, found.stdout + found.stderr
+
+
+@pytest.mark.parametrize("where", ["loop", "side"])
+def test_a_bug_ends_the_process_at_once_and_says_where(tmp_path: Path, port: Callable[[], int], where: str) -> None:
+    """A stopped node is a failover; one that goes on without its loop is a loss."""
+    with nodes(tmp_path, port, plugin=Path(__file__).with_name("crash_plugin.py")) as (alpha, _):
+        alpha.start()
+        with pytest.raises(ConnectionError):
+            alpha.ask("crash", where=where)
+        assert alpha.exit_code() == 1
+        assert "engine-crashed: stopping at once, a bug" in alpha.log() and "ZeroDivisionError" in alpha.log()
