@@ -271,8 +271,8 @@ class Life:
         if self.rng.random() < 0.3:
             self.answers()
             self.settle()
-        if not (w.in_sync() and not w.links_down):
-            return
+        if w.links_down or not w.in_sync() or prim.busy_with_metadata:
+            return  # a source that dies before the end of its resync is on its disk may have changes of its own
         self.kill(prim, power)
         self.check_survivor(other, f"fail-over under {self.protocol}")
         self.primary(other)

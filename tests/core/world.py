@@ -12,7 +12,7 @@ import heapq
 import random
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from replblock.core.requests import Op, Request
 from replblock.core.resource import Resource
@@ -28,6 +28,14 @@ class PowerLost(Exception):
     """A call came from a node that has no power."""
 
 
+class Cached(NamedTuple):
+    """A write in the volatile cache of a disk."""
+
+    number: int
+    offset: int
+    data: bytes
+
+
 class SimDisk:
     """A disk with a volatile cache: `cut` keeps what was flushed and any subset of the rest."""
 
@@ -36,7 +44,10 @@ class SimDisk:
         self.name = name
         self.content = bytearray(size_bytes)
         self.durable = bytearray(size_bytes)
-        self.unflushed: list[tuple[int, bytes]] = []
+        self.unflushed: list[Cached] = []
+        self.number = 0
+        self.newest: dict[int, int] = {}
+        """Sector → number of the write that the medium holds."""
         self.under_way: list[tuple[int, bytes]] = []
         self.device_sectors = size_bytes // 512
         self.geometry: Geometry = internal(self.device_sectors)
@@ -48,22 +59,29 @@ class SimDisk:
         self.fail_meta = False
 
     def put(self, offset: int, data: bytes, durable: bool = False) -> None:
+        """A write reaches the cache; with `durable` the medium too."""
         assert offset + len(data) <= len(self.content)
         self.content[offset : offset + len(data)] = data
+        self.number += 1
+        cached = Cached(self.number, offset, data)
         if durable:
-            self.durable[offset : offset + len(data)] = data
+            self.commit(cached)
         else:
-            self.unflushed.append((offset, data))
+            self.unflushed.append(cached)
 
-    def put_through(self, offset: int, data: bytes) -> None:
-        """A write with FUA; older cached writes to its range go to the medium first, so that none comes back later."""
-        end = offset + len(data)
-        older = [u for u in self.unflushed if u[0] < end and offset < u[0] + len(u[1])]
-        for at, what in older:
-            self.durable[at : at + len(what)] = what
-        ids = set(map(id, older))
-        self.unflushed = [u for u in self.unflushed if id(u) not in ids]
-        self.put(offset, data, durable=True)
+    def commit(self, cached: Cached) -> None:
+        """A cached write reaches the medium; what is newer there stays."""
+        offset, data, newest = cached.offset, cached.data, self.newest
+        for at in range(0, len(data), 512):
+            sector = (offset + at) >> 9
+            if newest.get(sector, 0) < cached.number:
+                newest[sector] = cached.number
+                self.durable[offset + at : offset + at + 512] = data[at : at + 512]
+
+    def arrived(self, entry: tuple[int, bytes]) -> None:
+        """A write is under way no more."""
+        if entry in self.under_way:
+            self.under_way.remove(entry)
 
     def stop(self) -> None:
         """The engine was killed: of what was under way, any sectors arrive, in any combination."""
@@ -78,14 +96,15 @@ class SimDisk:
         """Power loss: flushed data stays, of the rest any sectors, in any combination."""
         self.stop()
         rng = self.world.rng
-        image = bytearray(self.durable)
-        for offset, data in self.unflushed:
+        for cached in self.unflushed:
             kind = rng.random()
-            for at in range(0, len(data), 512):
-                if kind < 0.4 or (kind < 0.5 and rng.random() < 0.5):
-                    image[offset + at : offset + at + 512] = data[at : at + 512]
-        self.content = image
-        self.durable = bytearray(image)
+            if kind < 0.4:
+                self.commit(cached)
+            elif kind < 0.5:
+                for at in range(0, len(cached.data), 512):
+                    if rng.random() < 0.5:
+                        self.commit(Cached(cached.number, cached.offset + at, cached.data[at : at + 512]))
+        self.content = bytearray(self.durable)
         self.unflushed = []
 
     def data(self, size_bytes: int = -1) -> bytes:
@@ -134,7 +153,7 @@ class OpenDisk:
 
         def run() -> None:
             assert bytes(data) == before, "the data of a write was changed before it was done"
-            platter.under_way.remove(entry)
+            platter.arrived(entry)
             if not platter.fail_writes:
                 platter.put(offset, before)
             done(errno.EIO if platter.fail_writes else 0)
@@ -149,9 +168,9 @@ class OpenDisk:
         platter.under_way.append(entry)
 
         def run() -> None:
-            platter.under_way.remove(entry)
+            platter.arrived(entry)
             if not platter.fail_writes:
-                platter.put_through(*entry)
+                platter.put(*entry, durable=True)
             done(errno.EIO if platter.fail_writes else 0)
 
         self._later(run)
@@ -180,16 +199,15 @@ class OpenDisk:
     def flush(self, done: Callable[[int], None]) -> None:
         assert self.open
         platter = self.platter
-        covered = len(platter.unflushed)
-        first = platter.unflushed[:covered]
+        upto = platter.number
 
         def run() -> None:
             failed = platter.fail_flushes or platter.fail_writes
             if not failed:
-                ids = set(map(id, first))
-                for offset, data in [u for u in platter.unflushed if id(u) in ids]:
-                    platter.durable[offset : offset + len(data)] = data
-                platter.unflushed = [u for u in platter.unflushed if id(u) not in ids]
+                for cached in platter.unflushed:
+                    if cached.number <= upto:
+                        platter.commit(cached)
+                platter.unflushed = [cached for cached in platter.unflushed if cached.number > upto]
             done(errno.EIO if failed else 0)
 
         self._later(run)
@@ -207,7 +225,7 @@ class OpenDisk:
 
         def run() -> None:
             for entry in blocks:
-                platter.under_way.remove(entry)
+                platter.arrived(entry)
                 if not platter.fail_meta:
                     platter.put(*entry, durable=True)
             self.meta_queue.pop(0)
