@@ -55,7 +55,7 @@ class Waiter:
             self.loop.network.keep_safe(request.data)
         self.pending -= 1
         if not self.pending and not self.inside:
-            os.eventfd_write(self.bell, 1)
+            self.loop.bells.append(self.bell)
 
     def run(self, requests: list[Request]) -> int:
         """Hand over and wait; the errno of the last request that failed, or 0."""

@@ -8,6 +8,7 @@ in a deque and rings. Everything that comes from other threads (finished disk jo
 
 from __future__ import annotations
 
+import ctypes
 import os
 import select
 import threading
@@ -38,6 +39,11 @@ class Waiter(Protocol):
     inside: bool
 
 
+_eventfd_write = ctypes.PyDLL(None).eventfd_write
+"""Unlike os.eventfd_write it keeps the interpreter: a waiter that wakes up would take it from the loop in mid-batch."""
+_eventfd_write.argtypes = (ctypes.c_int, ctypes.c_uint64)
+
+
 def _die(rule: str, text: str) -> None:
     os._exit(1)
 
@@ -62,7 +68,6 @@ class Loop:
         self.on_fatal = on_fatal
         self.busy_since = 0.0
         """When the core was entered (monotonic seconds), 0 while it rests: what the guard looks at."""
-        self.after_wakeup: Callable[[], None] | None = None
         self.enter_below = enter_below
         self.at_work: set[Any] = set()
         """Waiters of doors whose requests are under way."""
@@ -74,6 +79,8 @@ class Loop:
         self._posted: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()
         self._requests: deque[list[Request]] = deque()
         self._rung = False
+        self.bells: list[int] = []
+        """Eventfds of waiters whose requests were answered in this wake-up; rung at its end."""
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poll = select.epoll()
         self._poll.register(self._bell, select.EPOLLIN)
@@ -252,8 +259,6 @@ class Loop:
             self._submit_queued()
         self._run_timers()
         self._settle()
-        if self.after_wakeup is not None:
-            self.after_wakeup()
         self._plan_sleep()
 
     def _submit_queued(self) -> None:
@@ -283,10 +288,16 @@ class Loop:
         end_wakeup()
         for _ in range(FLUSH_ROUNDS):
             if not flush():
-                return
+                break
             end_wakeup()
-        if self.network.has_queued:
-            self._ring()
+        else:
+            if self.network.has_queued:
+                self._ring()
+        if self.bells:
+            ring = _eventfd_write
+            for bell in self.bells:
+                ring(bell, 1)
+            self.bells.clear()
 
     def _plan_sleep(self) -> None:
         """How long epoll may wait; with the lock held, because a door's thread arms timers too."""
