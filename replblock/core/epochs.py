@@ -80,6 +80,11 @@ class TransferLog:
         """True if a write to this activity-log extent is not yet covered by a barrier ack."""
         return extent in self.current.extents or any(extent in epoch.extents for epoch in self.closed)
 
+    @property
+    def empty(self) -> bool:
+        """Everything that was sent is durable at the peer."""
+        return not self.closed and not self.current.requests
+
     def everything(self) -> list[Epoch]:
         """All epochs that hold something, oldest first."""
         return [*self.closed, self.current]

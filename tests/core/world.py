@@ -571,7 +571,7 @@ class World:
     def settle(self) -> None:
         """Wait until both are in sync and idle."""
         self.run_until(
-            lambda: self.in_sync() and all(h.resource.is_idle() and not h.busy_with_metadata for h in (self.a, self.b))
+            lambda: self.in_sync() and all(h.resource.is_idle() and not h.busy_with_metadata and h.resource.primary.log.empty for h in (self.a, self.b))
         )
 
     def kill(self, host: SimHost, power: bool = False) -> None:
