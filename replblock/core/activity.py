@@ -119,7 +119,11 @@ class ActivityLog:
         self.commit()
 
     def _evict(self, victims: list[int], wanted: list[int]) -> None:
-        """Data before bitmap before log: only then is the extent's state told without the log."""
+        """Data before bitmap before log: only then is the extent's state told without the log.
+
+        The victims are cold at once: a write that begins after the flush did must make them hot again first.
+        """
+        freed = [self.hot.pop(extent) for extent in victims]
 
         def flushed(errno: int) -> None:
             if errno or self._gone:
@@ -132,7 +136,6 @@ class ActivityLog:
             if errno or self._gone:
                 self._fail(errno)
                 return
-            freed = [self.hot.pop(extent) for extent in victims]
             updates = []
             for extent in wanted:
                 slot = self._free.pop() if self._free else freed.pop()

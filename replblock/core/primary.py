@@ -177,6 +177,8 @@ class PrimaryPath:
                 for request in epoch.requests:
                     end = request.offset_bytes + request.length_bytes
                     meta.bitmap.set_range(request.offset_bytes >> 12, -(-end // 4096))
+                    if request._net == NET_IN_SYNC:
+                        request._net = NET_OK  # its leave to clear bits is void
 
     def freeze(self, reason: str) -> None:
         """No request begins or completes until `thaw` of the same reason."""
@@ -460,6 +462,10 @@ class PrimaryPath:
         meta = self._r.meta
         if meta is not None:
             meta.bitmap.set_range(sector >> 3, -(-(sector * 512 + size) // 4096))
+            for epoch in self.log.everything():
+                for older in epoch.requests:
+                    if older._net == NET_IN_SYNC:
+                        older._net = NET_OK  # it may be an older write to these blocks: it must not clear their bits
         request = self._unacked.pop(ident, None)
         if request is None:
             return
