@@ -122,6 +122,11 @@ class Admin:
         """No request is under way."""
         self.roles.drained()
 
+    def changed_meanwhile(self) -> None:
+        """The peer did what we asked for, but here it does not fit any more: begin anew from what is on disk."""
+        text = "the state changed while the peer was asked: connecting anew"
+        self._r.links.drop(Conn.NETWORK_FAILURE, "changed-while-asking", text)
+
     def busy(self) -> Answer:
         """Another change of ours is under way."""
         return self.refused_code(Code.IN_TRANSIENT_STATE, None, "own-change-in-flight")
@@ -146,8 +151,11 @@ class Admin:
         link = r.links.link
         assert link is not None
         request = StateChangeRequest.unpack(body)
+        rules = r.rules()
+        if answer != Cmd.CONN_ST_CHG_REPLY and (r.handshake.running or r.state.disk in (Disk.ATTACHING, Disk.NEGOTIATING)):
+            rules = rules._replace(handshaking=True)  # what our disk is worth is not known yet
         verdict = reply_to_request(
-            r.state, request.mask, request.val, r.rules(),
+            r.state, request.mask, request.val, rules,
             own_change_in_flight=self.pending is not None, resolve_conflicts=link.resolve_conflicts,
         )  # fmt: skip
         r.links.send_meta(answer, StateChangeReply(int(verdict.code)).pack())
@@ -325,6 +333,11 @@ class Admin:
         def answered(retcode: int | None) -> None:
             if retcode is None or retcode < 1:
                 reply(self._peer_refused(retcode))
+                return
+            changed = r.would(conn=conn)
+            if changed is not None:
+                self.changed_meanwhile()
+                reply(self.refused(changed))
                 return
             r.change("invalidate", forced=True, conn=conn)
             r.sync.starting(r.state.conn)

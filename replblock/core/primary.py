@@ -601,7 +601,7 @@ class PrimaryPath:
             self._complete(request)
 
     def _flushed_there(self, request: Request, acknowledged: bool) -> None:
-        if not acknowledged and not self._has_disk:
+        if not acknowledged and not self._alone_ok:
             request.errno = errnos.EIO
         request._waits &= ~NET
         if not request._waits:

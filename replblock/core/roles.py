@@ -128,6 +128,8 @@ class Roles:
         forced = attempt.disk_asked and r.state.disk < Disk.UP_TO_DATE
         refusal = r.change("promoted", promotion_forced=forced, **wanted)
         if refusal is not None:
+            if r.state.conn >= Conn.CONNECTED:
+                r.send_state()  # the peer may take us for a Primary already
             reply(self._admin.refused(refusal))
             return
         r.handshake.discard_my_data = False

@@ -152,6 +152,9 @@ class Life:
 
     def kill(self, host: SimHost, power: bool) -> None:
         self.note(f"kill {host.name} power={power}")
+        other = host.peer
+        if power and other.powered and other.resource.state.disk != Disk.UP_TO_DATE:
+            self.oracle.only_copy_lost_power()
         self.world.kill(host, power)
         self.forget(host)
 

@@ -82,6 +82,13 @@ class Oracle:
             if write.acked is not None and write.acked < submitted and write.durable is None:
                 write.durable = now
 
+    def only_copy_lost_power(self) -> None:
+        """The one node with good data lost power: what was not flushed may be gone."""
+        for write in self.writes:
+            if write.durable is None and write.acked is not None:
+                write.acked = None
+                write.advice = True
+
     def check(self, data: bytes, promised: Callable[[Write], bool], what: str, first: int = 0) -> None:
         """Every promised write is there, or something that is not older. `data` begins at sector `first`."""
         end = first + len(data) // SECTOR
