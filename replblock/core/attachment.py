@@ -81,6 +81,8 @@ class Attachment:
 
         def settled(errno: int) -> None:
             if errno:
+                if r.meta is meta:
+                    self._drop()
                 done(f"(118) IO error(s) occurred during initial access to meta-data: {os.strerror(errno)}")
                 return
             if meta.al_replayed_extents:

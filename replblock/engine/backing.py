@@ -10,6 +10,7 @@ import stat
 import struct
 
 SECTOR_BYTES = 512
+BLKROGET = 0x125E
 
 # Numbers and texts as drbdsetup prints them (DRBD 8.4 configuration errors).
 CANNOT_OPEN = (104, "Can not open backing device.")
@@ -59,6 +60,8 @@ def open_backing(path: str, *, is_meta: bool = False, shared: bool = False, dire
         elif not stat.S_ISREG(mode):
             raise DiskError(cannot, f"{path} is neither a block device nor a file")
         descriptor = Descriptor(os.open(path, flags))
+        if stat.S_ISBLK(mode) and _is_read_only(descriptor.fd):
+            raise OSError(errno.EROFS, "read-only")     # root may open it for writing all the same
     except OSError as error:
         if error.errno == errno.EBUSY:
             raise DiskError(claimed, f"{path} is in use (see: lsblk {path}; fuser -v {path})") from None
@@ -80,6 +83,13 @@ def open_backing(path: str, *, is_meta: bool = False, shared: bool = False, dire
         except OSError:
             raise DiskError(claimed, f"{path} is in use by another engine or tool (see: fuser -v {path})") from None
     return descriptor
+
+
+def _is_read_only(fd: int) -> bool:
+    """Whether a block device takes no writes (blockdev --getro)."""
+    answer = bytearray(4)
+    fcntl.ioctl(fd, BLKROGET, answer)
+    return any(answer)
 
 
 def reopen(original: Descriptor, path: str) -> Descriptor:
