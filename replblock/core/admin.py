@@ -171,7 +171,7 @@ class Admin:
             r.links.drop(Conn.TEAR_DOWN, "peer-disconnects", "the peer disconnects by order of its operator", "notice")
             return
         r.change("peer-requests", forced=True, **new._asdict())
-        if new.conn in STARTING_SYNC:
+        if r.state.conn in STARTING_SYNC:
             r.sync.starting(r.state.conn)
 
     # --- disk ---
@@ -322,6 +322,11 @@ class Admin:
 
     def _full_sync(self, conn: Conn, reply: Reply) -> None:
         r = self._r
+        for disk, code in ((r.state.disk, Code.NO_LOCAL_DISK), (r.state.pdsk, Code.NO_REMOTE_DISK)):
+            if disk < Disk.INCONSISTENT and r.state.conn >= Conn.CONNECTED:
+                code = Code.IN_TRANSIENT_STATE if disk in (Disk.ATTACHING, Disk.NEGOTIATING) else code
+                reply(self.refused_code(code, None, "disk-not-ready-for-resync"))
+                return
         refusal = r.would(conn=conn)
         if refusal is None and self.pending is not None:
             reply(self.busy())
@@ -334,12 +339,12 @@ class Admin:
             if retcode is None or retcode < 1:
                 reply(self._peer_refused(retcode))
                 return
-            changed = r.would(conn=conn)
-            if changed is not None:
+            if r.would(conn=conn) is None:
+                r.change("invalidate", forced=True, conn=conn)
+            if r.state.conn != conn:
                 self.changed_meanwhile()
-                reply(self.refused(changed))
+                reply(self.refused_code(Code.IN_TRANSIENT_STATE, None, "changed-while-asking"))
                 return
-            r.change("invalidate", forced=True, conn=conn)
             r.sync.starting(r.state.conn)
             reply(Answer())
 

@@ -157,7 +157,7 @@ class PrimaryPath:
         protocol = self._r.settings.protocol
         if resyncing:
             flags |= DP_MAY_SET_IN_SYNC | DP_SEND_WRITE_ACK
-        elif protocol == "C" or not self._has_disk:
+        elif protocol == "C" or not self._alone_ok:
             flags |= DP_SEND_WRITE_ACK
         elif protocol == "B":
             flags |= DP_SEND_RECEIVE_ACK
