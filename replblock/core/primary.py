@@ -579,7 +579,7 @@ class PrimaryPath:
         disk = self._r.disk if self._has_disk else None
         if disk is not None and self._r.settings.disk_flushes:
             waits |= LOCAL
-        if self._remote:
+        if self._link is not None:
             if self.log.current.requests:
                 self.close_epoch()
             if self.log.closed and (self._r.settings.protocol == "C" or disk is None or request.fua):
@@ -618,7 +618,7 @@ class PrimaryPath:
 
     def on_epoch_timer(self) -> None:
         """The open epoch has been open long enough."""
-        if self._remote and self.log.current.requests:
+        if self._link is not None and self.log.current.requests:
             self.close_epoch()
             self.go()
 
@@ -653,7 +653,7 @@ class PrimaryPath:
     def unpin_soon(self, retry: Callable[[], None]) -> None:
         """The activity log is full of extents in use: finish the epoch."""
         self._retries.append(retry)
-        if self._remote and self.log.current.requests:
+        if self._link is not None and self.log.current.requests:
             self.close_epoch()
             self.go()
 

@@ -468,6 +468,23 @@ class Life:
             assert at - dials[index] > 60_000 or True, f"{host.name} dialed {DIALS_A_MINUTE} times within a minute"
 
 
+def inside(host: SimHost) -> str:
+    """What keeps a node busy."""
+    r = host.resource
+    p, log = r.primary, r.primary.log
+    ranges = {(b.start >> 12, b.end >> 12, b.why, b.blockers) for many in p.busy._regions.values() for b in many}
+    activity = r.attachment.activity
+    return (
+        f"{host.name} powered {host.powered} {r.state.role.label} {r.state.conn.label} {r.state.disk.label} "
+        f"{r.state.pdsk.label} frozen {p.frozen} in flight {p._in_flight} parked {len(p._parked)} held {len(p._held)} "
+        f"local {p._local_pending} unacked {len(p._unacked)} unsent {len(p._unsent)} epochs {len(log.closed)} "
+        f"open {len(log.current.requests)} busy {sorted(ranges)[:8]} secondary {r.secondary._pending} "
+        f"{r.secondary.holding} activity {activity is not None and (len(activity._waiting), activity._busy)} "
+        f"retries {len(p._retries)} target {r.sync.target.writing} {len(r.sync.target._outstanding)} "
+        f"bits {r.meta.bitmap.count if r.meta else None} metadata {host.busy_with_metadata}"
+    )
+
+
 def run(seed: int, trace: bool = False) -> None:
     """Live one life; raises AssertionError with the last lines of both nodes' logs."""
     life: Life | None = None
@@ -478,9 +495,10 @@ def run(seed: int, trace: bool = False) -> None:
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise
-        lines = life.world.lines if life is not None and hasattr(life, "world") else []
-        if trace:
-            print("\n".join(lines))
+        if trace and life is not None and hasattr(life, "world"):
+            print("\n".join(life.world.lines))
+            for host in (life.world.a, life.world.b):
+                print(inside(host))
         raise AssertionError(f"seed {seed}: {type(error).__name__}: {str(error)[:3000]}") from error
 
 
