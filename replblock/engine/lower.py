@@ -12,6 +12,7 @@ from replblock.engine.backing import DiskError, lock_range, open_backing, reopen
 from replblock.engine.disk import POOL_THREADS, FileDisk
 from replblock.meta.errors import MetadataError, NoMetadata
 from replblock.meta.geometry import Geometry, Kind, Placement, check, superblock_offset_bytes
+from replblock.meta.probe import find_drbd
 from replblock.meta.superblock import Superblock
 
 SUPERBLOCK_BYTES = 4096
@@ -70,9 +71,37 @@ def _superblock(placement: Placement, fd: int, meta_sectors: int, path: str, res
     try:
         return Superblock.unpack(found)
     except NoMetadata as error:
-        raise DiskError(NO_METADATA, f"{path}: {error.text}; run: replctl create-md {resource}") from None
+        elsewhere = _elsewhere(fd, meta_sectors)
+        raise DiskError(NO_METADATA, f"{path}: {error.text}{elsewhere}; run: replctl create-md {resource}") from None
     except MetadataError as error:
         raise DiskError(WRONG_METADATA, f"{path}: {error.text}") from None
+
+
+class _Looked:
+    """A descriptor as the probe wants it: only for looking."""
+
+    def __init__(self, fd: int, sectors: int) -> None:
+        self._fd = fd
+        self.size_sectors = sectors
+
+    def pread(self, length: int, offset_bytes: int) -> bytes:
+        return os.pread(self._fd, length, offset_bytes)
+
+    def pwrite(self, data: bytes, offset_bytes: int) -> object:
+        raise NotImplementedError
+
+    def sync(self) -> object:
+        raise NotImplementedError
+
+
+def _elsewhere(fd: int, sectors: int) -> str:
+    """Metadata that stands where the configuration does not look for it: of DRBD 0.7, or placed otherwise."""
+    try:
+        found = find_drbd(_Looked(fd, sectors))
+    except OSError:
+        return ""
+    names = ", ".join(f"{finding.name} at byte {finding.start_bytes}" for finding in found)
+    return f"; but there is {names}" if names else ""
 
 
 def _same(one: str, other: str) -> bool:

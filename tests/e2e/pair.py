@@ -309,7 +309,8 @@ class Pair:
         assert self.a.device["size"] == self.b.device["size"]
         for number, (mine, theirs) in enumerate(zip(self.a.data(), self.b.data())):
             if mine != theirs:
-                at = next(index for index in range(0, MIB, 4096) if mine[index:index + 4096] != theirs[index:index + 4096])
+                blocks = range(0, MIB, 4096)
+                at = next(start for start in blocks if mine[start:start + 4096] != theirs[start:start + 4096])
                 raise AssertionError(f"the nodes differ at byte {number * MIB + at}")
 
     def clean_up(self) -> None:
