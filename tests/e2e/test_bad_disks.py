@@ -16,6 +16,7 @@ import pytest
 from tests.e2e.namespaces import call
 from tests.e2e.pair import MIB, Node, Pair
 from tests.e2e.waiting import wait_until
+from tests.meta.tools import INTERNAL, drbdmeta
 
 DISK_BYTES = 32 * MIB
 
@@ -57,9 +58,8 @@ def test_metadata_of_another_version(pair: Pair, version: str) -> None:
     """Written by drbdmeta itself: named in the refusal, and left as it is."""
     pair.a.make_disk(256 * MIB if version == "v07" else DISK_BYTES, metadata=False)     # v07 takes 128 MiB
     more = ["1"] if version == "v09" else []
-    done = pair.a.run("drbdmeta", "--force", "0", version, str(pair.a.disk), "internal", "create-md", *more,
-                      stdin="yes\nyes\n")  # fmt: skip
-    assert done.code == 0, done
+    done = drbdmeta(pair.a.disk, INTERNAL, "create-md", *more, version=version)
+    assert done.exit_code == 0, done
     before = checksum(pair.a.disk)
     refused_up(pair.a, 119, {"v07": "v07", "v09": "DRBD 9"}[version])
     assert checksum(pair.a.disk) == before

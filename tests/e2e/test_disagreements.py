@@ -10,6 +10,7 @@ import pytest
 
 from tests.e2e.pair import MIB, Node, Pair
 from tests.e2e.waiting import wait_until
+from tests.meta.tools import INTERNAL, drbdmeta
 
 DISK_BYTES = 32 * MIB
 
@@ -126,10 +127,8 @@ def test_unrelated_data(pair: Pair) -> None:
     pair.make_disks(DISK_BYTES)
     for node, digit in zip(pair.nodes, "19"):
         generations = ":".join((digit + "0").ljust(15, letter) + "0" for letter in "abc")       # with a past of its own
-        command = ("drbdmeta", "--force", "0", "v08", str(node.disk), "internal", "set-gi",
-                   generations.replace(":", ":0:", 1) + ":1:1")  # fmt: skip
-        done = node.run(*command)
-        assert done.code == 0, done
+        done = drbdmeta(node.disk, INTERNAL, "set-gi", generations.replace(":", ":0:", 1) + ":1:1")
+        assert done.exit_code == 0, done
         node.do("up", "r0")
         node.do("disconnect", "r0")
         alone(node, node.name.encode())
