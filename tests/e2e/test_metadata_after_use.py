@@ -77,7 +77,7 @@ def test_after_down(pair: Pair) -> None:
     wait_until(lambda: pair.a.try_("secondary", "r0").code == 0, "demotion")
     assert pair.a.device["replblock-counters"]["oos"] == 16
     pair.a.do("down", "r0")
-    mine, theirs = (agreed(node) for node in pair.nodes)
+    mine, _ = (agreed(node) for node in pair.nodes)
     words = [int(word, 16) for word in re.findall(r"0x([0-9A-Fa-f]{16})", bitmap(mine))]
     assert sum(bin(word).count("1") for word in words) == 4
     # the survivor moved on from where the other still is

@@ -10,12 +10,13 @@ numbers of the other fields are right.
 
 from __future__ import annotations
 
+import re
 import struct
 import subprocess
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Container, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 PORT = 7788
 SEGMENT_BYTES = 16384
@@ -24,6 +25,8 @@ SEGMENT_BYTES = 16384
 # is there, then runs over the end and calls them malformed: P_SIZES without limits, P_PROTOCOL of 86, P_SYNC_PARAM.
 TOO_SHORT_FOR_TSHARK = frozenset({(0x0D, 32), (0x0B, 24), *((0x0A, length) for length in (4, *range(5, 69)))})
 
+LONG_VALUE = 20_000         # characters; longer values are not looked at
+_LONG = re.compile(rb'"[0-9a-f:]{%d,}"' % LONG_VALUE)
 _WRAPPER = "fake-field-wrapper"     # around the segments of a reassembled packet, or around bytes nobody recognised
 
 
@@ -193,8 +196,19 @@ class _Sent:
         return min(self.ends[way], self.finished.get(way, self.ends[way]))
 
 
-def read(pcap: Path, port: int = PORT) -> Dissection:
-    """Let tshark read a capture; everything it has to say about DRBD."""
+class _Shortened:
+    """tshark's XML without the longest hex values: a payload stands in it several times, and parsing that is slow."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+
+    def read(self, size: int = -1) -> bytes:
+        lines = self._stream.readlines(1 << 16)
+        return b"".join(_LONG.sub(b'""', line) if len(line) > LONG_VALUE else line for line in lines)
+
+
+def read(pcap: Path, port: int = PORT, *, payloads: bool = True) -> Dissection:
+    """Let tshark read a capture; everything it has to say about DRBD. Without `payloads` it is several times quicker."""
     command = ["tshark", "-r", str(pcap), "-n", "--enable-heuristic", "drbd_tcp", "-o", "tcp.try_heuristic_first:TRUE",
                "-o", "tcp.reassemble_out_of_order:TRUE", "-Y", f"tcp.port == {port}", "-T", "pdml"]
     packets: list[Packet] = []
@@ -203,7 +217,7 @@ def read(pcap: Path, port: int = PORT) -> Dissection:
     understood: dict[tuple[int, int], int] = {}         # (connection, source port) → bytes of whole packets
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as tshark:
         assert tshark.stdout is not None and tshark.stderr is not None
-        for _, element in ElementTree.iterparse(tshark.stdout):
+        for _, element in ElementTree.iterparse(tshark.stdout if payloads else _Shortened(tshark.stdout)):
             if element.tag == "packet":
                 frame = int(_show(element, "frame.number"))
                 way = sent.look(element)
@@ -228,13 +242,13 @@ def dissect(pcap: Path, port: int = PORT) -> list[Packet]:
     return read(pcap, port).packets
 
 
-def assert_clean(pcap: Path, port: int = PORT, *, whole: bool = True) -> list[Packet]:
+def assert_clean(pcap: Path, port: int = PORT, *, whole: bool = True, payloads: bool = True) -> list[Packet]:
     """Fail if tshark finds a malformed packet, an unknown command, bytes that are no DRBD, or a hole in the capture.
 
     Every byte of every connection must belong to a packet. whole=False waives that, for connections cut in the middle
     of a packet as by a killed node; then only the drop count dumpcap prints tells of a hole. Returns the packets.
     """
-    dissection = read(pcap, port)
+    dissection = read(pcap, port, payloads=payloads)
     assert dissection.packets, f"{pcap}: no DRBD packet recognised on port {port}"
     assert not dissection.complaints, "\n".join(dissection.complaints)
     assert not whole or not dissection.left_over, "\n".join(dissection.left_over)
