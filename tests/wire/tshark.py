@@ -208,7 +208,7 @@ class _Shortened:
 
 
 def read(pcap: Path, port: int = PORT, *, payloads: bool = True) -> Dissection:
-    """Let tshark read a capture; everything it has to say about DRBD. Without `payloads` it is several times quicker."""
+    """Let tshark read a capture; everything it has to say about DRBD. Without `payloads` it is much quicker."""
     command = ["tshark", "-r", str(pcap), "-n", "--enable-heuristic", "drbd_tcp", "-o", "tcp.try_heuristic_first:TRUE",
                "-o", "tcp.reassemble_out_of_order:TRUE", "-Y", f"tcp.port == {port}", "-T", "pdml"]
     packets: list[Packet] = []
