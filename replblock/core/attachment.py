@@ -15,11 +15,15 @@ from replblock.meta.geometry import Geometry
 from replblock.meta.superblock import Flag, Superblock
 from replblock.state.attach import attach as attach_verdict
 from replblock.state.losses import io_error
-from replblock.state.names import Conn, Disk
+from replblock.state.names import Conn, Disk, Role
 from replblock.state.peer import lost_data_refusal
 
 if TYPE_CHECKING:
     from replblock.core.resource import Resource
+
+
+UNFLUSHED = -2
+"""Stands for data that no generation names."""
 
 
 class Attachment:
@@ -31,7 +35,8 @@ class Attachment:
         self.crashed_primary = False
         self.was_degraded = False
         """PRIMARY_IND without CONNECTED_IND at the last attach: degr-wfc-timeout applies."""
-        self._on_detached: list[Callable[[], None]] = []
+        self.lost_unflushed = False
+        """The disk failed under a Primary with writes that no flush covers: alone it is not what its users have seen."""
 
     def attach(self, disk: DiskPort, geometry: Geometry, superblock: Superblock, done: Callable[[str], None]) -> None:
         """Use this disk. `done("")` when it is in use, `done(sentence)` when it cannot be."""
@@ -39,7 +44,7 @@ class Attachment:
         if not r.disk_idle:
             r.when_disk_idle(lambda: self.attach(disk, geometry, superblock, done))  # calls to the old disk end first
             return
-        problem = self._sizes(disk, geometry, superblock) or self._other_data(superblock)
+        problem = self._sizes(disk, geometry, superblock) or self._other_data(superblock.uuid_current)
         if problem:
             done(problem)
             return
@@ -91,6 +96,11 @@ class Attachment:
                     f"are taken as different ({meta.bitmap.count} blocks of 4 KiB marked)"
                 )
                 r.why("notice", "activity-log-replayed", text)
+            other_data = self._other_data(meta.uuids.current)
+            if other_data:  # the connection broke meanwhile
+                self.cut_short()
+                done(other_data)
+                return
             r.exposed_uuid = r.exposed_uuid or meta.uuids.current
             r.disk_after_negotiation = verdict.disk
             if r.state.conn >= Conn.CONNECTED:
@@ -104,10 +114,11 @@ class Attachment:
 
         meta.settle(settled)
 
-    def _other_data(self, superblock: Superblock) -> str:
+    def _other_data(self, current: int) -> str:
         """A diskless Primary alone takes back only the data it lost: its users have seen that, and nothing older."""
         r = self._r
-        if lost_data_refusal(r.state._replace(disk=Disk.DISKLESS), r.exposed_uuid, superblock.uuid_current):
+        alone = r.state._replace(disk=Disk.DISKLESS)
+        if lost_data_refusal(alone, UNFLUSHED if self.lost_unflushed else r.exposed_uuid, current):
             return "(150) Can only attach to the data we lost last (see kernel log)."
         return ""
 
@@ -214,6 +225,7 @@ class Attachment:
             r.send_state()
         if meaning.disk != Disk.FAILED:
             return
+        self.lost_unflushed = r.state.role == Role.PRIMARY
         self._drop()
         if r.secondary.unflushed:
             # what the peer sent and this disk took was never flushed: only a lost connection tells the peer so

@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+ON_DISK = ("local", "waiting")
+"""Kinds of ranges that are written here or soon will be: "local" is with the disk, "waiting" is not yet."""
 REGION_BYTES_LOG2 = 21
 """A range is filed under each 2 MiB region it touches; requests of at most 4 MiB touch at most three."""
 
@@ -51,8 +53,10 @@ class BusyRanges:
                     return busy
         return None
 
-    def queue(self, start: int, end: int, why: str, begin: Callable[[Busy], None], behind: str | None = None) -> bool:
-        """Stand in line behind every busy range that overlaps, of the kind `behind` or of any.
+    def queue(
+        self, start: int, end: int, why: str, begin: Callable[[Busy], None], behind: tuple[str, ...] | None = None
+    ) -> bool:
+        """Stand in line behind every busy range that overlaps, of the kinds `behind` or of any.
 
         False: nothing is in the way, and nothing was entered. True: the range is busy from now on, so that whoever
         comes later keeps behind it, and `begin(entry)` is called when all ranges before it are free.
@@ -60,7 +64,7 @@ class BusyRanges:
         blockers: list[Busy] = []
         for region in range(start >> REGION_BYTES_LOG2, ((end - 1) >> REGION_BYTES_LOG2) + 1):
             for busy in self._regions.get(region, ()):
-                if busy.start < end and start < busy.end and (behind is None or busy.why == behind):
+                if busy.start < end and start < busy.end and (behind is None or busy.why in behind):
                     if busy not in blockers:
                         blockers.append(busy)
         if not blockers:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from replblock.core.epochs import Epoch, TransferLog, UnexpectedBarrierAck
 from replblock.core.host import PENDING, Buffer
 from replblock.core.link import Link
-from replblock.core.overlap import Busy, BusyRanges
+from replblock.core.overlap import ON_DISK, Busy, BusyRanges
 from replblock.core.requests import MAX_REQUEST_BYTES, Op, Request
 from replblock.state.names import Conn, Disk, Role
 from replblock.state.packed import State
@@ -355,7 +355,7 @@ class PrimaryPath:
         start = request.offset_bytes
         end = start + request.length_bytes
         if turn is None:
-            if self.busy.count and self.busy.queue(start, end, "local", partial(self._write_here, request), "local"):
+            if self.busy.count and self.busy.queue(start, end, "local", partial(self._write_here, request), ON_DISK):
                 self._local_pending += 1
                 return
         else:

@@ -269,6 +269,8 @@ class Resource:
         meta = self.meta
         if meta is None or self.state.role != Role.PRIMARY or not self.exposed_uuid:
             return True
+        if self.attachment.lost_unflushed:
+            return False
         return plain(meta.uuids.current) == plain(self.exposed_uuid)
 
     def change(
@@ -309,6 +311,8 @@ class Resource:
         before = meta.superblock
         if old.role != new.role:
             meta.put(meta.uuids.as_primary(new.role == Role.PRIMARY))
+        if new.disk == Disk.UP_TO_DATE:
+            self.attachment.lost_unflushed = False
         if clears_crashed_primary(old, new):
             self.attachment.crashed_primary = False
         flags = metadata_flags(new, int(meta.flags), crashed_primary=self.attachment.crashed_primary)

@@ -217,7 +217,7 @@ class SecondaryPath:
         if turn is None:
             if alone and r.meta is not None:
                 r.meta.bitmap.set_range(start >> 12, -(-end // 4096))
-            if busy.count and busy.queue(start, end, "local", partial(self._again, again)):
+            if busy.count and busy.queue(start, end, "waiting", partial(self._again, again)):
                 self._pending += 1
                 return
         disk, meta = r.disk, r.meta
@@ -232,9 +232,12 @@ class SecondaryPath:
             first, last = start >> 22, (end - 1) >> 22
             if not activity.covers(first, last):
                 self._pending += 1
-                turn = turn or busy.add(start, end, "local")
+                # not "local" yet: nothing that waits for the activity log may keep its extents from being evicted
+                turn = turn or busy.add(start, end, "waiting")
                 activity.want(first, last, partial(self._again, again, turn))
                 return
+        if turn is not None:
+            turn.why = "local"
         self.written_sectors += size >> 9
         if flags & DP_FUA:
             entry = turn or busy.add(start, end, "local")

@@ -194,6 +194,11 @@ class Resync:
             if verdict.mine != meta.uuids:
                 meta.put(verdict.mine)
                 meta.save()
+            retired = meta.uuids.set_bitmap(0)
+            if decision.conn == Conn.WF_BITMAP_T and meta.uuids != retired and meta.uuids.plain().current == peers.plain().bitmap:
+                # a bitmap of ours is of no more use: what the peer marks in it now must not look like changes of our own
+                meta.put(retired)
+                meta.save()
             # repairs of a half-finished resync hold for our copy of the peer's generations too
             r.handshake.peer_uuids = theirs._replace(**verdict.peers._asdict())
         for name in decision.handlers:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from replblock.core.host import PENDING
 from replblock.core.link import Link
-from replblock.core.overlap import Busy
+from replblock.core.overlap import ON_DISK, Busy
 from replblock.core.rate import STEP_MS, RateController
 from replblock.state.names import Conn, Disk, Role
 from replblock.wire.commands import Cmd
@@ -179,7 +179,7 @@ class ResyncTarget:
         busy = r.primary.busy
         start, end = sector << 9, (sector << 9) + len(payload)
         begin = partial(self._write, link, sector, payload, first)
-        if turn is None and busy.count and busy.queue(start, end, "local", begin, "local"):
+        if turn is None and busy.count and busy.queue(start, end, "local", begin, ON_DISK):
             return
         disk = r.disk
         if disk is None or r.links.link is not link:

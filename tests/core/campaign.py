@@ -358,7 +358,7 @@ class Life:
 
     def _eio(self, host: SimHost, other: SimHost) -> None:
         w = self.world
-        if not w.in_sync():
+        if not w.in_sync() or host.busy_with_metadata:
             return
         kind = self.rng.choice(["fail_writes", "fail_reads", "fail_meta", "fail_flushes"])
         setattr(host.disk, kind, True)
