@@ -65,18 +65,22 @@ def missing_steps(run: Run, target: Target) -> list[list[str]]:
     if not run.is_up(name):
         return [["new-resource", name], ["attach", str(target)], ["connect", name]]
     found = status_of(run, name)
-    wanted = [["attach", f"{name}/{number}" if len(found["devices"]) > 1 else name]
-              for number in _diskless(found, target)]
-    if not found["connections"] or found["connections"][0]["connection-state"] == "StandAlone":
+    # options first: disk and connection are to come up with them
+    wanted = [["net-options", name]] if run.verb.name != "up" and _changed(run, target) else []
+    wanted += [["attach", f"{name}/{number}" if len(found["devices"]) > 1 else name]
+               for number in _diskless(found, target)]
+    if _stands_alone(found):
         wanted.append(["connect", name])
-    if run.verb.name != "up" and _changed(run, target):
-        wanted.append(["net-options", name])
     return wanted
 
 
 def _diskless(found: dict[str, Any], target: Target) -> list[int]:
     return [device["volume"] for device in found["devices"]
             if device["disk-state"] == "Diskless" and target.volume in (None, device["volume"])]
+
+
+def _stands_alone(found: dict[str, Any]) -> bool:
+    return not found["connections"] or found["connections"][0]["connection-state"] == "StandAlone"
 
 
 def _changed(run: Run, target: Target) -> bool:
@@ -154,7 +158,16 @@ def connect(run: Run) -> int:
         "discard_my_data": "--discard-my-data" in run.options,
         "tentative": "--tentative" in run.options,
     }
-    return act(run, "connect", args)
+
+    def one(target: Target) -> int:
+        # as with drbdadm, a connection begins with the options that the configuration has now
+        if _stands_alone(status_of(run, target.resource)):
+            handed = ask(run, target, "adjust", {"config": run.need_file()})
+            if handed.exit_code:
+                return finish(run, target, handed)
+        return finish(run, target, ask(run, target, "connect", args))
+
+    return run.each(one)
 
 
 def disconnect(run: Run) -> int:
