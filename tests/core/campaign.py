@@ -438,11 +438,23 @@ class Life:
     def settle(self) -> None:
         """In sync and idle; an operator attaches what lost its disk."""
         w = self.world
+        w.run_until(lambda: all(h.resource.state.conn in (Conn.STANDALONE, Conn.CONNECTED) for h in (w.a, w.b))
+                    or w.in_sync() or self._diskless_alone() or any(h.resource.sync.running for h in (w.a, w.b)))
+        if self._diskless_alone():
+            # the peer's generation moved on in the moment the link broke: only a restart makes this node take it
+            self.kill(self.prim, False)
+            w.up(self.prim)
+            w.run_until(w.in_sync)
+            self.primary(self.prim)
         for host in (w.a, w.b):
             w.run_until(lambda host=host: host.resource.state.conn >= Conn.CONNECTED)  # type: ignore[misc]
             if host.resource.state.disk == Disk.DISKLESS:
                 w.command(host, "attach", **host.open_disk())
         w.settle()
+
+    def _diskless_alone(self) -> bool:
+        state = self.prim.resource.state
+        return state.disk == Disk.DISKLESS and state.conn == Conn.STANDALONE
 
     def quiet(self) -> None:
         """Connected, UpToDate, idle: both are each other's mirror image."""
