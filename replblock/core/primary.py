@@ -1,108 +1,36 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The path of the application's requests on the node where they arrive.
+"""The path of the application's requests on the node where they arrive: the way of a write.
 
-A write: activity log, transfer log and packet, local disk, and completion when the protocol's promise holds:
-A: on this disk and taken by TCP; B: on this disk and received by the peer; C: on both disks.
+A write: activity log, transfer log and packet, local disk, and completion when the protocol's promise holds.
 """
 
 from __future__ import annotations
 
 import errno as errnos
 import struct
-from collections import deque
-from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
 
-from replblock.core.epochs import Epoch, TransferLog, UnexpectedBarrierAck
-from replblock.core.host import PENDING, Buffer
-from replblock.core.link import Link
-from replblock.core.overlap import ON_DISK, Busy, BusyRanges
-from replblock.core.requests import MAX_REQUEST_BYTES, Op, Request
-from replblock.state.names import Conn, Disk, Role
-from replblock.state.packed import State
+from replblock.core.flushing import Flushing
+from replblock.core.host import PENDING
+from replblock.core.overlap import ON_DISK, Busy
+from replblock.core.path import ID, LOCAL, NET, NET_IN_SYNC, NET_LOST, NET_OK, NET_PENDING
+from replblock.core.reads import Reads
+from replblock.core.requests import Op, Request
 from replblock.wire.commands import Cmd
-from replblock.wire.digests import digest
-from replblock.wire.errors import ProtocolError
-from replblock.wire.flags import (
-    DP_DISCARD,
-    DP_FUA,
-    DP_MAY_SET_IN_SYNC,
-    DP_RW_SYNC,
-    DP_SEND_RECEIVE_ACK,
-    DP_SEND_WRITE_ACK,
-    DP_ZEROES,
-    FEATURE_ORDERED,
-    FEATURE_TRIM,
-    FEATURE_WZEROES,
-    ID_SYNCER,
-    dp_mask,
-)
+from replblock.wire.flags import DP_DISCARD, DP_FUA, DP_ZEROES, FEATURE_WZEROES, dp_mask
 from replblock.wire.headers import MAGIC_100, pack_header
-from replblock.wire.packets import BLOCK_ACK_BODY, Barrier, BarrierAck, BlockDesc, BlockReq, Data, Trim
-
-if TYPE_CHECKING:
-    from replblock.core.resource import Resource
+from replblock.wire.packets import Data, Trim
 
 FLUSHING_BARRIER_MS = 1000
 """At the latest so long after its first write an epoch is closed: bounds what a peer's power loss can cost."""
-EXTENT_BYTES = 4 << 20
 MAX_EPOCH_WRITES_ORDERED = 65536
 """Between two replblock nodes an epoch needs no barrier for order; this bounds the memory of the transfer log."""
 
-LOCAL, NET = 1, 2
-NET_PENDING, NET_OK, NET_IN_SYNC, NET_FAILED, NET_LOST = 0, 1, 2, 3, 4
-
 _DATA_100 = struct.Struct(">IHHIIQ8sII")
-_ID = struct.Struct(">Q")
-_ZEROES = bytes(MAX_REQUEST_BYTES)
 
 
-class Lost:
-    """What a broken connection leaves behind."""
-
-    __slots__ = ("epochs", "reads", "writes")
-
-    def __init__(self, epochs: list[Epoch], writes: list[Request], reads: list[Request]) -> None:
-        self.epochs = epochs
-        self.writes = writes
-        self.reads = reads
-
-
-class PrimaryPath:
+class PrimaryPath(Reads, Flushing):
     """Requests in, completions out."""
-
-    def __init__(self, resource: Resource) -> None:
-        self._r = resource
-        self._host = resource.host
-        self.log = TransferLog()
-        self.busy = BusyRanges()
-        self.ready = False
-        self.frozen: set[str] = set()
-        self._parked: deque[Request] = deque()
-        self._held: list[Request] = []
-        self._unacked: dict[bytes, Request] = {}
-        self._reads: dict[bytes, Request] = {}
-        self._unsent: list[Request] = []
-        self._out: list[Buffer] = []
-        self._local: list[Request] = []
-        self._local_pending = 0
-        self._reading = 0
-        self._ident = 0
-        self._seq = 0
-        self._in_flight_bytes = 0
-        self._in_flight = 0
-        self._remote = False
-        self._out_of_sync = False
-        self._has_disk = False
-        self._alone_ok = False
-        self._flags = 0
-        self._promise = NET
-        self._link: Link | None = None
-        self._ordered = False
-        self._digest: Callable[[Buffer], bytes] | None = None
-        self._retries: list[Callable[[], None]] = []
-        self.sent_sectors = self.read_sectors = self.written_sectors = 0
 
     # --- what surrounds the path ---
 
@@ -125,60 +53,9 @@ class PrimaryPath:
             "ep": len(self.log.closed) + 1,
         }  # fmt: skip
 
-    def connected(self, link: Link) -> None:
-        """A new connection speaks; counters of the wire begin anew."""
-        s = self._r.settings
-        self._link = link
-        self._seq = 0
-        self._ordered = bool(link.features & FEATURE_ORDERED)
-        self._digest = digest(s.data_integrity_alg) if s.data_integrity_alg else None
-
     def disk_changed(self) -> None:
         """Attached or detached."""
         self.reroute(self._r.state, self._r.state)
-
-    def reroute(self, old: State, new: State) -> None:
-        """Where writes go, in this state (DRBD 8.4: send data, send P_OUT_OF_SYNC, or only mark)."""
-        s = self._r.state
-        conn, pdsk = s.conn, s.pdsk
-        if old.pdsk >= Disk.INCONSISTENT > pdsk:
-            self._mark_unflushed()  # whatever the peer had not flushed may be missing when its disk comes back
-        self._remote = self._link is not None and (
-            (pdsk == Disk.UP_TO_DATE and conn >= Conn.CONNECTED)
-            or (pdsk >= Disk.INCONSISTENT and Conn.WF_BITMAP_T <= conn < Conn.AHEAD)
-        )
-        version = self._link.version if self._link is not None else 0
-        self._out_of_sync = conn in (Conn.AHEAD, Conn.WF_BITMAP_S) and version >= 96
-        self._has_disk = self._r.meta is not None and s.disk >= Disk.INCONSISTENT
-        self._alone_ok = self._has_disk and s.disk == Disk.UP_TO_DATE
-        flags = DP_RW_SYNC
-        self._promise = NET
-        resyncing = Conn.SYNC_SOURCE <= conn <= Conn.PAUSED_SYNC_T and conn not in (Conn.VERIFY_S, Conn.VERIFY_T)
-        protocol = self._r.settings.protocol
-        if resyncing:
-            flags |= DP_MAY_SET_IN_SYNC | DP_SEND_WRITE_ACK
-        elif protocol == "C" or not self._alone_ok:
-            flags |= DP_SEND_WRITE_ACK
-        elif protocol == "B":
-            flags |= DP_SEND_RECEIVE_ACK
-        self._flags = flags
-        self._asynchronous = not flags & (DP_SEND_WRITE_ACK | DP_SEND_RECEIVE_ACK)
-        for reason, on in (("user", s.susp), ("no-data", s.susp_nod), ("fencing", s.susp_fen)):
-            if on:
-                self.freeze(reason)
-            elif reason in self.frozen:
-                self.thaw(reason)
-
-    def _mark_unflushed(self) -> None:
-        """Blocks of all writes without a barrier ack are different from now on."""
-        meta = self._r.meta
-        if meta is not None:
-            for epoch in self.log.everything():
-                for request in epoch.requests:
-                    end = request.offset_bytes + request.length_bytes
-                    meta.bitmap.set_range(request.offset_bytes >> 12, -(-end // 4096))
-                    if request._net == NET_IN_SYNC:
-                        request._net = NET_OK  # its leave to clear bits is void
 
     def freeze(self, reason: str) -> None:
         """No request begins or completes until `thaw` of the same reason."""
@@ -279,7 +156,7 @@ class PrimaryPath:
             extents.add((end - 1) >> 22)
             request._epoch = epoch
             self._ident = ident = self._ident + 1
-            request._ident = key = _ID.pack(ident)
+            request._ident = key = ID.pack(ident)
             request._net = NET_PENDING
             self._send_write(request, key)
             waits = NET
@@ -334,20 +211,6 @@ class PrimaryPath:
             head = pack_header(link.version, Cmd.DATA, len(body) + len(extra) + length) + body
         self._out.append(head + extra if extra else head)
         self._out.append(data)
-
-    def _volume(self, link: Link) -> int:
-        return self._r.settings.volume if link.version >= 100 else 0
-
-    def _mark(self, request: Request) -> None:
-        """The peer does not get this write: its blocks are different from now on."""
-        meta = self._r.meta
-        assert meta is not None
-        start, end = request.offset_bytes, request.offset_bytes + request.length_bytes
-        newly = meta.bitmap.set_range(start >> 12, -(-end // 4096))
-        if self._out_of_sync and newly and self._link is not None:
-            body = BlockDesc(start >> 9, request.length_bytes).pack()
-            header = pack_header(self._link.version, Cmd.OUT_OF_SYNC, len(body), self._volume(self._link))
-            self._out.append(header + body)
 
     def _write_here(self, request: Request, turn: Busy | None = None) -> None:
         """`turn`: its place in the line behind older writes to the same blocks."""
@@ -425,352 +288,6 @@ class PrimaryPath:
                 self._no_data(request)
             else:
                 self._complete(request)
-
-    # --- acknowledgements ---
-
-    def on_ack(self, body: memoryview) -> None:
-        """P_RECV_ACK, P_WRITE_ACK."""
-        _sector, ident, _size, _seq = BLOCK_ACK_BODY.unpack(body)
-        request = self._unacked.pop(ident, None)
-        if request is None:
-            raise ProtocolError(f"an ack for the unknown write {ident.hex()}", Cmd.WRITE_ACK)
-        request._net = NET_OK
-        request._waits &= ~NET
-        if not request._waits:
-            self._complete(request)
-
-    def on_rs_write_ack(self, body: memoryview) -> None:
-        """P_RS_WRITE_ACK: a resynced range, or a write during the resync that leaves its blocks in sync."""
-        sector, ident, size, _seq = BLOCK_ACK_BODY.unpack(body)
-        if ident == ID_SYNCER:
-            self._r.sync.source.on_write_ack(sector, size)
-            return
-        request = self._unacked.pop(ident, None)
-        if request is None:
-            raise ProtocolError(f"an ack for the unknown write {ident.hex()}", Cmd.RS_WRITE_ACK)
-        request._net = NET_IN_SYNC
-        request._waits &= ~NET
-        if not request._waits:
-            self._complete(request)
-
-    def on_neg_ack(self, body: memoryview) -> None:
-        """P_NEG_ACK: the peer could not write it; our copy is the only one."""
-        sector, ident, size, _seq = BLOCK_ACK_BODY.unpack(body)
-        if ident == ID_SYNCER:
-            self._r.sync.source.on_neg_ack(sector, size)
-            return
-        meta = self._r.meta
-        if meta is not None:
-            meta.bitmap.set_range(sector >> 3, -(-(sector * 512 + size) // 4096))
-            for epoch in self.log.everything():
-                for older in epoch.requests:
-                    if older._net == NET_IN_SYNC:
-                        older._net = NET_OK  # it may be an older write to these blocks: it must not clear their bits
-        request = self._unacked.pop(ident, None)
-        if request is None:
-            return
-        request._net = NET_FAILED
-        request._waits &= ~NET
-        if not self._alone_ok:
-            request.errno = errnos.EIO
-        if not request._waits:
-            self._complete(request)
-
-    def on_sent(self) -> None:
-        """Protocol A: everything queued is with TCP."""
-        if self._unsent and not self._out:
-            unsent, self._unsent = self._unsent, []
-            for request in unsent:
-                request._net = NET_OK
-                request._waits &= ~NET
-                if not request._waits:
-                    self._complete(request)
-
-    def oldest_wait_ms(self, now_ms: int) -> int:
-        """For how long the oldest unanswered write or barrier has been waiting."""
-        oldest = now_ms
-        for request in self._unacked.values():
-            oldest = min(oldest, request._sent_ms)
-            break
-        if self.log.closed:
-            oldest = min(oldest, self.log.closed[0].closed_ms)
-        return now_ms - oldest
-
-    def _complete(self, request: Request) -> None:
-        if self.frozen:
-            self._held.append(request)
-            return
-        epoch = request._epoch
-        busy = None
-        if epoch is not None:
-            if type(epoch) is tuple:
-                busy, epoch = epoch
-            if epoch is not None:
-                epoch.completed = True  # type: ignore[attr-defined]
-            request._epoch = None
-        if request._net == NET_IN_SYNC and not request.errno and self._r.meta is not None:
-            self._r.sync.clear_bits(request.offset_bytes, request.length_bytes)
-        self._in_flight -= 1
-        self._in_flight_bytes -= request.length_bytes
-        if request.op == Op.WRITE:
-            request.data = b""
-        request.done(request)
-        if busy is not None:
-            self.busy.free(busy)
-            self.go()
-        if self._parked:
-            self._unpark()
-        if not self._in_flight:
-            self._r.admin.drained()
-
-    def _no_data(self, request: Request) -> None:
-        """Neither here nor there: on-no-data-accessible."""
-        if self._r.settings.on_no_data_accessible == "suspend-io" and self._r.state.role == Role.PRIMARY:
-            if type(request._epoch) is tuple:
-                self.busy.free(request._epoch[0])
-            request._epoch = None
-            request._net = NET_PENDING
-            self._in_flight -= 1
-            self._in_flight_bytes -= request.length_bytes
-            self._parked.append(request)
-            return
-        request.errno = errnos.EIO
-        request._waits = 0
-        self._complete(request)
-
-    # --- zeroes, trim, flush ---
-
-    def _zero(self, request: Request) -> None:
-        """TRIM and WRITE_ZEROES, an activity-log extent at a time; TRIM reads back as zeroes on both nodes."""
-        link = self._link if self._remote else None
-        packets = link is None or bool(link.features & (FEATURE_WZEROES | FEATURE_TRIM))
-        if request.op == Op.TRIM and not packets:
-            request._waits = 0
-            self._complete(request)  # advice that the peer cannot take is not taken here either
-            return
-        step = EXTENT_BYTES if packets else MAX_REQUEST_BYTES
-        may_punch = request.may_punch or request.op == Op.TRIM
-        offset, end = request.offset_bytes, request.offset_bytes + request.length_bytes
-        children = []
-        while offset < end:
-            length = min(end, (offset // step + 1) * step) - offset
-            data = b"" if packets else memoryview(_ZEROES)[:length]
-            children.append(Request(Op.ZERO, offset, length, self._child_done, data, request.fua, may_punch))
-            offset += length
-        request._waits = len(children) << 2
-        self._in_flight += len(children)
-        self._in_flight_bytes += request.length_bytes
-        for child in children:
-            child._parent = request
-            self._write(child)
-
-    def _child_done(self, child: Request) -> None:
-        parent = child._parent
-        assert parent is not None
-        parent.errno = parent.errno or child.errno
-        parent._waits -= 4
-        if not parent._waits:
-            self._complete(parent)
-
-    def _flush(self, request: Request) -> None:
-        """Everything completed before is durable here; under C (and diskless, and with `fua`) also on the peer."""
-        self.go()
-        waits = 0
-        disk = self._r.disk if self._has_disk else None
-        if disk is not None and self._r.settings.disk_flushes:
-            waits |= LOCAL
-        if self._link is not None:
-            if self.log.current.requests:
-                self.close_epoch()
-            if self.log.closed and (self._r.settings.protocol == "C" or disk is None or request.fua):
-                waits |= NET
-                self.log.closed[-1].waiters.append(partial(self._flushed_there, request))
-        request._waits = waits
-        if waits & LOCAL:
-            self._r.flush_disk(partial(self._flushed_here, request))
-        elif not waits:
-            self._complete(request)
-
-    def _flushed_here(self, request: Request, error: int) -> None:
-        if error:
-            self._r.disk_failed(error, "flushing")
-            if not self._remote:
-                request.errno = errnos.EIO
-        request._waits &= ~LOCAL
-        if not request._waits:
-            self._complete(request)
-
-    def _flushed_there(self, request: Request, acknowledged: bool) -> None:
-        if not acknowledged and not self._alone_ok:
-            request.errno = errnos.EIO
-        request._waits &= ~NET
-        if not request._waits:
-            self._complete(request)
-
-    # --- epochs ---
-
-    def close_epoch(self) -> None:
-        """Close the open epoch, which has writes, with a barrier that flushes."""
-        link = self._link
-        assert link is not None
-        epoch = self.log.close(self._host.now_ms())
-        self._out.append(pack_header(link.version, Cmd.BARRIER, 8) + Barrier(epoch.barrier).pack())
-
-    def on_epoch_timer(self) -> None:
-        """The open epoch has been open long enough."""
-        if self._link is not None and self.log.current.requests:
-            self.close_epoch()
-            self.go()
-
-    def on_barrier_ack(self, body: memoryview) -> None:
-        """P_BARRIER_ACK."""
-        ack = BarrierAck.unpack(body)
-        try:
-            epoch = self.log.acknowledge(ack.barrier, ack.set_size)
-        except UnexpectedBarrierAck as error:
-            raise ProtocolError(str(error), Cmd.BARRIER_ACK) from None
-        activity = self._r.attachment.activity
-        if activity is not None:
-            activity.touch(epoch.extents)
-        for waiter in epoch.waiters:
-            waiter(True)
-        self._retry()
-
-    def _retry(self) -> None:
-        retries, self._retries = self._retries, []
-        for retry in retries:
-            retry()
-
-    def pinned(self, extent: int) -> bool:
-        """A write to this extent is not done here, or not yet covered by a barrier ack."""
-        if self.log.pinned(extent):
-            return True
-        start, end = extent * EXTENT_BYTES, (extent + 1) * EXTENT_BYTES
-        if self.busy.find(start, end, "local") is not None:
-            return True  # of ours, or of a diskless peer that works on our disk
-        return any(r.offset_bytes < end and start < r.offset_bytes + r.length_bytes for r in self._local)
-
-    def unpin_soon(self, retry: Callable[[], None]) -> None:
-        """The activity log is full of extents in use: finish the epoch."""
-        self._retries.append(retry)
-        if self._link is not None and self.log.current.requests:
-            self.close_epoch()
-            self.go()
-
-    # --- reads ---
-
-    def _read(self, request: Request) -> None:
-        meta, disk = self._r.meta, self._r.disk
-        start, end = request.offset_bytes, request.offset_bytes + request.length_bytes
-        state = self._r.state
-        if disk is not None and meta is not None and (
-            state.disk == Disk.UP_TO_DATE
-            or (
-                state.disk == Disk.INCONSISTENT
-                and state.pdsk == Disk.UP_TO_DATE
-                and state.conn in (Conn.SYNC_TARGET, Conn.PAUSED_SYNC_T)  # before that the peer's bits are not known
-                and not meta.bitmap.any_set(start >> 12, -(-end // 4096))
-            )
-        ):
-            result = disk.read(start, request.length_bytes, partial(self._read_later, request))
-            if not isinstance(result, int):
-                self.read_sectors += request.length_bytes >> 9
-                request.data = result
-                self._complete(request)
-            elif result == PENDING:
-                self._reading += 1
-            else:
-                self._read_here(request, result, b"")
-            return
-        self._read_there(request)
-
-    def _read_later(self, request: Request, error: int, data: Buffer) -> None:
-        self._reading -= 1
-        self._read_here(request, error, data)
-
-    def _read_here(self, request: Request, error: int, data: Buffer) -> None:
-        if error:
-            meta = self._r.meta
-            if meta is not None:
-                end = request.offset_bytes + request.length_bytes
-                meta.bitmap.set_range(request.offset_bytes >> 12, -(-end // 4096))
-            self._r.disk_failed(error, f"reading {request.length_bytes} bytes at {request.offset_bytes}")
-            self._read_there(request)
-            return
-        self.read_sectors += request.length_bytes >> 9
-        request.data = data
-        self._complete(request)
-
-    def _read_there(self, request: Request) -> None:
-        link, state = self._link, self._r.state
-        if link is None or state.pdsk != Disk.UP_TO_DATE or state.conn < Conn.CONNECTED:
-            self._no_data(request)
-            return
-        self._ident += 1
-        request._ident = key = _ID.pack(self._ident)
-        request._waits = NET
-        request._sent_ms = self._host.now_ms()
-        self._reads[key] = request
-        body = BlockReq(request.offset_bytes >> 9, key, request.length_bytes).pack()
-        self._out.append(pack_header(link.version, Cmd.DATA_REQUEST, len(body), self._volume(link)) + body)
-
-    def on_data_reply(self, body: memoryview) -> None:
-        """P_DATA_REPLY."""
-        head = Data.unpack(body[:24])
-        payload = self._r.secondary.verified(body[24:], Cmd.DATA_REPLY)
-        request = self._reads.get(head.block_id)
-        if request is None:
-            raise ProtocolError("P_DATA_REPLY that nobody asked for", Cmd.DATA_REPLY)
-        if len(payload) != request.length_bytes:
-            raise ProtocolError("P_DATA_REPLY of another length than asked for", Cmd.DATA_REPLY)
-        del self._reads[head.block_id]
-        request.data = payload
-        request._waits = 0
-        self._complete(request)
-
-    def on_neg_data_reply(self, body: memoryview) -> None:
-        """P_NEG_DREPLY."""
-        _sector, ident, _size, _seq = BLOCK_ACK_BODY.unpack(body)
-        request = self._reads.pop(ident, None)
-        if request is not None:
-            request.errno = errnos.EIO
-            request._waits = 0
-            self._complete(request)
-
-    # --- the connection breaks ---
-
-    def connection_lost(self) -> Lost:
-        """Everything the peer may not have for good becomes different; nothing is completed yet."""
-        self._mark_unflushed()
-        epochs = self.log.reset()
-        lost = Lost(epochs, [*self._unacked.values(), *self._unsent], list(self._reads.values()))
-        self._unacked.clear()
-        self._unsent = []
-        self._reads.clear()
-        self._out.clear()
-        self._link = None
-        self._host.timer("epoch", None)
-        return lost
-
-    def resolve(self, lost: Lost) -> None:
-        """The new state is known (and a new generation on its way to disk): now they may be answered."""
-        for request in lost.writes:
-            request._waits &= ~NET
-            if self._alone_ok:
-                if not request._waits:
-                    self._complete(request)
-            elif request._waits:
-                request._net = NET_LOST  # on inconsistent data alone it counts for nothing
-            else:
-                self._no_data(request)
-        for request in lost.reads:
-            self._in_flight -= 1
-            self._in_flight_bytes -= request.length_bytes
-            self.submit([request])
-        for epoch in lost.epochs:
-            for waiter in epoch.waiters:
-                waiter(False)
-        self._retry()
 
 
 class _Later:

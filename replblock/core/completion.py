@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Acknowledgements of the peer, and the answers to the application.
+
+A: on this disk and taken by TCP; B: on this disk and received by the peer; C: on both disks.
+"""
+
+from __future__ import annotations
+
+import errno as errnos
+
+from replblock.core.path import NET, NET_FAILED, NET_IN_SYNC, NET_LOST, NET_OK, NET_PENDING, Lost, PathState
+from replblock.core.requests import Op, Request
+from replblock.state.names import Role
+from replblock.wire.commands import Cmd
+from replblock.wire.errors import ProtocolError
+from replblock.wire.flags import ID_SYNCER
+from replblock.wire.packets import BLOCK_ACK_BODY
+
+
+class Completion(PathState):
+    """When a request is done, and what becomes of it when the connection or the data is lost."""
+
+    # --- acknowledgements ---
+
+    def on_ack(self, body: memoryview) -> None:
+        """P_RECV_ACK, P_WRITE_ACK."""
+        _sector, ident, _size, _seq = BLOCK_ACK_BODY.unpack(body)
+        request = self._unacked.pop(ident, None)
+        if request is None:
+            raise ProtocolError(f"an ack for the unknown write {ident.hex()}", Cmd.WRITE_ACK)
+        request._net = NET_OK
+        request._waits &= ~NET
+        if not request._waits:
+            self._complete(request)
+
+    def on_rs_write_ack(self, body: memoryview) -> None:
+        """P_RS_WRITE_ACK: a resynced range, or a write during the resync that leaves its blocks in sync."""
+        sector, ident, size, _seq = BLOCK_ACK_BODY.unpack(body)
+        if ident == ID_SYNCER:
+            self._r.sync.source.on_write_ack(sector, size)
+            return
+        request = self._unacked.pop(ident, None)
+        if request is None:
+            raise ProtocolError(f"an ack for the unknown write {ident.hex()}", Cmd.RS_WRITE_ACK)
+        request._net = NET_IN_SYNC
+        request._waits &= ~NET
+        if not request._waits:
+            self._complete(request)
+
+    def on_neg_ack(self, body: memoryview) -> None:
+        """P_NEG_ACK: the peer could not write it; our copy is the only one."""
+        sector, ident, size, _seq = BLOCK_ACK_BODY.unpack(body)
+        if ident == ID_SYNCER:
+            self._r.sync.source.on_neg_ack(sector, size)
+            return
+        meta = self._r.meta
+        if meta is not None:
+            meta.bitmap.set_range(sector >> 3, -(-(sector * 512 + size) // 4096))
+            for epoch in self.log.everything():
+                for older in epoch.requests:
+                    if older._net == NET_IN_SYNC:
+                        older._net = NET_OK  # it may be an older write to these blocks: it must not clear their bits
+        request = self._unacked.pop(ident, None)
+        if request is None:
+            return
+        request._net = NET_FAILED
+        request._waits &= ~NET
+        if not self._alone_ok:
+            request.errno = errnos.EIO
+        if not request._waits:
+            self._complete(request)
+
+    def on_sent(self) -> None:
+        """Protocol A: everything queued is with TCP."""
+        if self._unsent and not self._out:
+            unsent, self._unsent = self._unsent, []
+            for request in unsent:
+                request._net = NET_OK
+                request._waits &= ~NET
+                if not request._waits:
+                    self._complete(request)
+
+    def oldest_wait_ms(self, now_ms: int) -> int:
+        """For how long the oldest unanswered write or barrier has been waiting."""
+        oldest = now_ms
+        for request in self._unacked.values():
+            oldest = min(oldest, request._sent_ms)
+            break
+        if self.log.closed:
+            oldest = min(oldest, self.log.closed[0].closed_ms)
+        return now_ms - oldest
+
+    def _complete(self, request: Request) -> None:
+        if self.frozen:
+            self._held.append(request)
+            return
+        epoch = request._epoch
+        busy = None
+        if epoch is not None:
+            if type(epoch) is tuple:
+                busy, epoch = epoch
+            if epoch is not None:
+                epoch.completed = True  # type: ignore[attr-defined]
+            request._epoch = None
+        if request._net == NET_IN_SYNC and not request.errno and self._r.meta is not None:
+            self._r.sync.clear_bits(request.offset_bytes, request.length_bytes)
+        self._in_flight -= 1
+        self._in_flight_bytes -= request.length_bytes
+        if request.op == Op.WRITE:
+            request.data = b""
+        request.done(request)
+        if busy is not None:
+            self.busy.free(busy)
+            self.go()
+        if self._parked:
+            self._unpark()
+        if not self._in_flight:
+            self._r.admin.drained()
+
+    def _no_data(self, request: Request) -> None:
+        """Neither here nor there: on-no-data-accessible."""
+        if self._r.settings.on_no_data_accessible == "suspend-io" and self._r.state.role == Role.PRIMARY:
+            if type(request._epoch) is tuple:
+                self.busy.free(request._epoch[0])
+            request._epoch = None
+            request._net = NET_PENDING
+            self._in_flight -= 1
+            self._in_flight_bytes -= request.length_bytes
+            self._parked.append(request)
+            return
+        request.errno = errnos.EIO
+        request._waits = 0
+        self._complete(request)
+
+    # --- the connection breaks ---
+
+    def connection_lost(self) -> Lost:
+        """Everything the peer may not have for good becomes different; nothing is completed yet."""
+        self._mark_unflushed()
+        epochs = self.log.reset()
+        lost = Lost(epochs, [*self._unacked.values(), *self._unsent], list(self._reads.values()))
+        self._unacked.clear()
+        self._unsent = []
+        self._reads.clear()
+        self._out.clear()
+        self._link = None
+        self._host.timer("epoch", None)
+        return lost
+
+    def resolve(self, lost: Lost) -> None:
+        """The new state is known (and a new generation on its way to disk): now they may be answered."""
+        for request in lost.writes:
+            request._waits &= ~NET
+            if self._alone_ok:
+                if not request._waits:
+                    self._complete(request)
+            elif request._waits:
+                request._net = NET_LOST  # on inconsistent data alone it counts for nothing
+            else:
+                self._no_data(request)
+        for request in lost.reads:
+            self._in_flight -= 1
+            self._in_flight_bytes -= request.length_bytes
+            self.submit([request])
+        for epoch in lost.epochs:
+            for waiter in epoch.waiters:
+                waiter(False)
+        self._retry()

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Flushes, zeroes and trims of the application, and the epochs of the transfer log they close."""
+
+from __future__ import annotations
+
+import errno as errnos
+from collections.abc import Callable
+from functools import partial
+
+from replblock.core.completion import Completion
+from replblock.core.epochs import UnexpectedBarrierAck
+from replblock.core.path import EXTENT_BYTES, LOCAL, NET
+from replblock.core.requests import MAX_REQUEST_BYTES, Op, Request
+from replblock.wire.commands import Cmd
+from replblock.wire.errors import ProtocolError
+from replblock.wire.flags import FEATURE_TRIM, FEATURE_WZEROES
+from replblock.wire.headers import pack_header
+from replblock.wire.packets import Barrier, BarrierAck
+
+_ZEROES = bytes(MAX_REQUEST_BYTES)
+
+
+class Flushing(Completion):
+    """What makes data durable, here and there."""
+
+    # --- zeroes, trim, flush ---
+
+    def _zero(self, request: Request) -> None:
+        """TRIM and WRITE_ZEROES, an activity-log extent at a time; TRIM reads back as zeroes on both nodes."""
+        link = self._link if self._remote else None
+        packets = link is None or bool(link.features & (FEATURE_WZEROES | FEATURE_TRIM))
+        if request.op == Op.TRIM and not packets:
+            request._waits = 0
+            self._complete(request)  # advice that the peer cannot take is not taken here either
+            return
+        step = EXTENT_BYTES if packets else MAX_REQUEST_BYTES
+        may_punch = request.may_punch or request.op == Op.TRIM
+        offset, end = request.offset_bytes, request.offset_bytes + request.length_bytes
+        children = []
+        while offset < end:
+            length = min(end, (offset // step + 1) * step) - offset
+            data = b"" if packets else memoryview(_ZEROES)[:length]
+            children.append(Request(Op.ZERO, offset, length, self._child_done, data, request.fua, may_punch))
+            offset += length
+        request._waits = len(children) << 2
+        self._in_flight += len(children)
+        self._in_flight_bytes += request.length_bytes
+        for child in children:
+            child._parent = request
+            self._write(child)
+
+    def _child_done(self, child: Request) -> None:
+        parent = child._parent
+        assert parent is not None
+        parent.errno = parent.errno or child.errno
+        parent._waits -= 4
+        if not parent._waits:
+            self._complete(parent)
+
+    def _flush(self, request: Request) -> None:
+        """Everything completed before is durable here; under C (and diskless, and with `fua`) also on the peer."""
+        self.go()
+        waits = 0
+        disk = self._r.disk if self._has_disk else None
+        if disk is not None and self._r.settings.disk_flushes:
+            waits |= LOCAL
+        if self._link is not None:
+            if self.log.current.requests:
+                self.close_epoch()
+            if self.log.closed and (self._r.settings.protocol == "C" or disk is None or request.fua):
+                waits |= NET
+                self.log.closed[-1].waiters.append(partial(self._flushed_there, request))
+        request._waits = waits
+        if waits & LOCAL:
+            self._r.flush_disk(partial(self._flushed_here, request))
+        elif not waits:
+            self._complete(request)
+
+    def _flushed_here(self, request: Request, error: int) -> None:
+        if error:
+            self._r.disk_failed(error, "flushing")
+            if not self._remote:
+                request.errno = errnos.EIO
+        request._waits &= ~LOCAL
+        if not request._waits:
+            self._complete(request)
+
+    def _flushed_there(self, request: Request, acknowledged: bool) -> None:
+        if not acknowledged and not self._alone_ok:
+            request.errno = errnos.EIO
+        request._waits &= ~NET
+        if not request._waits:
+            self._complete(request)
+
+    # --- epochs ---
+
+    def close_epoch(self) -> None:
+        """Close the open epoch, which has writes, with a barrier that flushes."""
+        link = self._link
+        assert link is not None
+        epoch = self.log.close(self._host.now_ms())
+        self._out.append(pack_header(link.version, Cmd.BARRIER, 8) + Barrier(epoch.barrier).pack())
+
+    def on_epoch_timer(self) -> None:
+        """The open epoch has been open long enough."""
+        if self._link is not None and self.log.current.requests:
+            self.close_epoch()
+            self.go()
+
+    def on_barrier_ack(self, body: memoryview) -> None:
+        """P_BARRIER_ACK."""
+        ack = BarrierAck.unpack(body)
+        try:
+            epoch = self.log.acknowledge(ack.barrier, ack.set_size)
+        except UnexpectedBarrierAck as error:
+            raise ProtocolError(str(error), Cmd.BARRIER_ACK) from None
+        activity = self._r.attachment.activity
+        if activity is not None:
+            activity.touch(epoch.extents)
+        for waiter in epoch.waiters:
+            waiter(True)
+        self._retry()
+
+    def _retry(self) -> None:
+        retries, self._retries = self._retries, []
+        for retry in retries:
+            retry()
+
+    def pinned(self, extent: int) -> bool:
+        """A write to this extent is not done here, or not yet covered by a barrier ack."""
+        if self.log.pinned(extent):
+            return True
+        start, end = extent * EXTENT_BYTES, (extent + 1) * EXTENT_BYTES
+        if self.busy.find(start, end, "local") is not None:
+            return True  # of ours, or of a diskless peer that works on our disk
+        return any(r.offset_bytes < end and start < r.offset_bytes + r.length_bytes for r in self._local)
+
+    def unpin_soon(self, retry: Callable[[], None]) -> None:
+        """The activity log is full of extents in use: finish the epoch."""
+        self._retries.append(retry)
+        if self._link is not None and self.log.current.requests:
+            self.close_epoch()
+            self.go()

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What all parts of the path of the application's requests share: their state, and where requests go.
+
+The path is one object, built as a line of classes, each a module of its own: PathState, Completion (acks and answers),
+Reads, Flushing (flushes, zeroes, epochs), PrimaryPath (writes). There is no indirection on the way of a write.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from replblock.core.epochs import Epoch, TransferLog
+from replblock.core.host import Buffer
+from replblock.core.link import Link
+from replblock.core.overlap import BusyRanges
+from replblock.core.requests import Request
+from replblock.state.names import Conn, Disk
+from replblock.state.packed import State
+from replblock.wire.commands import Cmd
+from replblock.wire.digests import digest
+from replblock.wire.flags import DP_MAY_SET_IN_SYNC, DP_RW_SYNC, DP_SEND_RECEIVE_ACK, DP_SEND_WRITE_ACK, FEATURE_ORDERED
+from replblock.wire.headers import pack_header
+from replblock.wire.packets import BlockDesc
+
+if TYPE_CHECKING:
+    from replblock.core.resource import Resource
+
+EXTENT_BYTES = 4 << 20
+LOCAL, NET = 1, 2
+NET_PENDING, NET_OK, NET_IN_SYNC, NET_FAILED, NET_LOST = 0, 1, 2, 3, 4
+ID = struct.Struct(">Q")
+
+
+class Lost:
+    """What a broken connection leaves behind."""
+
+    __slots__ = ("epochs", "reads", "writes")
+
+    def __init__(self, epochs: list[Epoch], writes: list[Request], reads: list[Request]) -> None:
+        self.epochs = epochs
+        self.writes = writes
+        self.reads = reads
+
+
+class PathState:
+    """The state of the path, and which way the present state of the resource sends a request."""
+
+    def __init__(self, resource: Resource) -> None:
+        self._r = resource
+        self._host = resource.host
+        self.log = TransferLog()
+        self.busy = BusyRanges()
+        self.ready = False
+        self.frozen: set[str] = set()
+        self._parked: deque[Request] = deque()
+        self._held: list[Request] = []
+        self._unacked: dict[bytes, Request] = {}
+        self._reads: dict[bytes, Request] = {}
+        self._unsent: list[Request] = []
+        self._out: list[Buffer] = []
+        self._local: list[Request] = []
+        self._local_pending = 0
+        self._reading = 0
+        self._ident = 0
+        self._seq = 0
+        self._in_flight_bytes = 0
+        self._in_flight = 0
+        self._remote = False
+        self._out_of_sync = False
+        self._has_disk = False
+        self._alone_ok = False
+        self._flags = 0
+        self._promise = NET
+        self._link: Link | None = None
+        self._ordered = False
+        self._digest: Callable[[Buffer], bytes] | None = None
+        self._retries: list[Callable[[], None]] = []
+        self.sent_sectors = self.read_sectors = self.written_sectors = 0
+
+    def connected(self, link: Link) -> None:
+        """A new connection speaks; counters of the wire begin anew."""
+        s = self._r.settings
+        self._link = link
+        self._seq = 0
+        self._ordered = bool(link.features & FEATURE_ORDERED)
+        self._digest = digest(s.data_integrity_alg) if s.data_integrity_alg else None
+
+    def reroute(self, old: State, new: State) -> None:
+        """Where writes go, in this state (DRBD 8.4: send data, send P_OUT_OF_SYNC, or only mark)."""
+        s = self._r.state
+        conn, pdsk = s.conn, s.pdsk
+        if old.pdsk >= Disk.INCONSISTENT > pdsk:
+            self._mark_unflushed()  # whatever the peer had not flushed may be missing when its disk comes back
+        self._remote = self._link is not None and (
+            (pdsk == Disk.UP_TO_DATE and conn >= Conn.CONNECTED)
+            or (pdsk >= Disk.INCONSISTENT and Conn.WF_BITMAP_T <= conn < Conn.AHEAD)
+        )
+        version = self._link.version if self._link is not None else 0
+        self._out_of_sync = conn in (Conn.AHEAD, Conn.WF_BITMAP_S) and version >= 96
+        self._has_disk = self._r.meta is not None and s.disk >= Disk.INCONSISTENT
+        self._alone_ok = self._has_disk and s.disk == Disk.UP_TO_DATE
+        flags = DP_RW_SYNC
+        self._promise = NET
+        resyncing = Conn.SYNC_SOURCE <= conn <= Conn.PAUSED_SYNC_T and conn not in (Conn.VERIFY_S, Conn.VERIFY_T)
+        protocol = self._r.settings.protocol
+        if resyncing:
+            flags |= DP_MAY_SET_IN_SYNC | DP_SEND_WRITE_ACK
+        elif protocol == "C" or not self._alone_ok:
+            flags |= DP_SEND_WRITE_ACK
+        elif protocol == "B":
+            flags |= DP_SEND_RECEIVE_ACK
+        self._flags = flags
+        self._asynchronous = not flags & (DP_SEND_WRITE_ACK | DP_SEND_RECEIVE_ACK)
+        for reason, on in (("user", s.susp), ("no-data", s.susp_nod), ("fencing", s.susp_fen)):
+            if on:
+                self.freeze(reason)
+            elif reason in self.frozen:
+                self.thaw(reason)
+
+    def _mark_unflushed(self) -> None:
+        """Blocks of all writes without a barrier ack are different from now on."""
+        meta = self._r.meta
+        if meta is not None:
+            for epoch in self.log.everything():
+                for request in epoch.requests:
+                    end = request.offset_bytes + request.length_bytes
+                    meta.bitmap.set_range(request.offset_bytes >> 12, -(-end // 4096))
+                    if request._net == NET_IN_SYNC:
+                        request._net = NET_OK  # its leave to clear bits is void
+
+    def _volume(self, link: Link) -> int:
+        return self._r.settings.volume if link.version >= 100 else 0
+
+    def _mark(self, request: Request) -> None:
+        """The peer does not get this write: its blocks are different from now on."""
+        meta = self._r.meta
+        assert meta is not None
+        start, end = request.offset_bytes, request.offset_bytes + request.length_bytes
+        newly = meta.bitmap.set_range(start >> 12, -(-end // 4096))
+        if self._out_of_sync and newly and self._link is not None:
+            body = BlockDesc(start >> 9, request.length_bytes).pack()
+            header = pack_header(self._link.version, Cmd.OUT_OF_SYNC, len(body), self._volume(self._link))
+            self._out.append(header + body)
+
+    # --- what the later classes of the line provide ---
+
+    def submit(self, requests: list[Request]) -> None:
+        raise NotImplementedError
+
+    def go(self) -> None:
+        raise NotImplementedError
+
+    def freeze(self, reason: str) -> None:
+        raise NotImplementedError
+
+    def thaw(self, reason: str) -> None:
+        raise NotImplementedError
+
+    def _write(self, request: Request) -> None:
+        raise NotImplementedError
+
+    def _unpark(self) -> None:
+        raise NotImplementedError
+
+    def _retry(self) -> None:
+        raise NotImplementedError
