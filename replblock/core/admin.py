@@ -152,7 +152,8 @@ class Admin:
         assert link is not None
         request = StateChangeRequest.unpack(body)
         rules = r.rules()
-        if answer != Cmd.CONN_ST_CHG_REPLY and (r.handshake.running or r.state.disk in (Disk.ATTACHING, Disk.NEGOTIATING)):
+        undecided = r.handshake.running or r.state.disk in (Disk.ATTACHING, Disk.NEGOTIATING)
+        if undecided and answer != Cmd.CONN_ST_CHG_REPLY:
             rules = rules._replace(handshaking=True)  # what our disk is worth is not known yet
         verdict = reply_to_request(
             r.state, request.mask, request.val, rules,

@@ -38,7 +38,9 @@ class Attachment:
         self.lost_unflushed = False
         """The disk failed under a Primary with writes that no flush covers: alone it is not what its users have seen."""
 
-    def attach(self, disk: DiskPort, geometry: Geometry, superblock: Superblock, done: Callable[[str], None]) -> None:
+    def attach(
+        self, disk: DiskPort, geometry: Geometry, superblock: Superblock, done: Callable[[str], None]
+    ) -> None:
         """Use this disk. `done("")` when it is in use, `done(sentence)` when it cannot be."""
         r = self._r
         if not r.disk_idle:
@@ -198,6 +200,7 @@ class Attachment:
         r.change("detached", forced=True, disk=Disk.FAILED)
         r.meta, r.disk, self.activity = None, None, None
         r.change("detached", forced=True, disk=Disk.DISKLESS)
+        r.handshake.expose_peers_data()
         if r.state.conn >= Conn.CONNECTED:
             r.send_state()
         r.primary.disk_changed()

@@ -194,10 +194,10 @@ class Resync:
             if verdict.mine != meta.uuids:
                 meta.put(verdict.mine)
                 meta.save()
-            retired = meta.uuids.set_bitmap(0)
-            if decision.conn == Conn.WF_BITMAP_T and meta.uuids != retired and meta.uuids.plain().current == peers.plain().bitmap:
-                # a bitmap of ours is of no more use: what the peer marks in it now must not look like changes of our own
-                meta.put(retired)
+            mine = meta.uuids.plain()
+            if decision.conn == Conn.WF_BITMAP_T and mine.bitmap and mine.current == peers.plain().bitmap:
+                # our bitmap has ended: what the peer marks in it now must not look like changes of our own
+                meta.put(meta.uuids.set_bitmap(0))
                 meta.save()
             # repairs of a half-finished resync hold for our copy of the peer's generations too
             r.handshake.peer_uuids = theirs._replace(**verdict.peers._asdict())
@@ -364,7 +364,8 @@ class Resync:
             self.target.stop()
         elif old.conn == Conn.PAUSED_SYNC_T and new.conn == Conn.SYNC_TARGET:
             self.target.start()
-        if (new.conn == Conn.CONNECTED and new.disk == Disk.UP_TO_DATE and new.pdsk == Disk.UP_TO_DATE) or (old.conn >= Conn.CONNECTED > new.conn and old.disk == old.pdsk == Disk.UP_TO_DATE):
+        in_sync = new.conn == Conn.CONNECTED and new.disk == new.pdsk == Disk.UP_TO_DATE
+        if in_sync or (old.conn >= Conn.CONNECTED > new.conn and old.disk == old.pdsk == Disk.UP_TO_DATE):
             self.last_in_sync_s = self._r.host.wall_s()
 
     def connection_lost(self) -> None:

@@ -33,7 +33,10 @@ class Write:
         """TRIM: whether it reads back as zeroes is nobody's promise."""
 
     def __repr__(self) -> str:
-        return f"write {self.number} sectors {self.first}+{self.sectors} at {self.submitted} acked {self.acked} durable {self.durable}"
+        return (
+            f"write {self.number} sectors {self.first}+{self.sectors} at {self.submitted} "
+            f"acked {self.acked} durable {self.durable}"
+        )
 
 
 def payload(number: int, sectors: int) -> bytes:
@@ -92,7 +95,8 @@ class Oracle:
     def check(self, data: bytes, promised: Callable[[Write], bool], what: str, first: int = 0) -> None:
         """Every promised write is there, or something that is not older. `data` begins at sector `first`."""
         end = first + len(data) // SECTOR
-        sectors = [s for s in range(first, end) if s in self.at] if end - first < len(self.at) else [s for s in self.at if first <= s < end]
+        touched = range(first, end) if end - first < len(self.at) else self.at
+        sectors = [sector for sector in touched if first <= sector < end and sector in self.at]
         for sector in sectors:
             found = _STAMP.unpack_from(data, (sector - first) * SECTOR)[0]
             history = self.at.get(sector, [])

@@ -484,7 +484,9 @@ class World:
         host.disk = SimDisk(self, size_bytes, name)
         g = host.disk.geometry
         block = Superblock(
-            md_size_sectors=g.md_size_sectors, al_offset_sectors=g.al_offset_sectors, bm_offset_sectors=g.bm_offset_sectors
+            md_size_sectors=g.md_size_sectors,
+            al_offset_sectors=g.al_offset_sectors,
+            bm_offset_sectors=g.bm_offset_sectors,
         )
         host.disk.content[g.superblock_offset_bytes : g.superblock_offset_bytes + 4096] = block.pack()
         host.disk.durable[:] = host.disk.content
@@ -555,7 +557,7 @@ class World:
         """Both nodes up and in sync, `a` Primary."""
         self.up(self.a)
         self.up(self.b)
-        self.run_until(lambda: self.a.resource.state.conn == Conn.CONNECTED and self.b.resource.state.conn == Conn.CONNECTED)
+        self.run_until(lambda: all(h.resource.state.conn == Conn.CONNECTED for h in (self.a, self.b)))
         if sync:
             self.ok(self.a, "primary", force=True)
             self.settle()
@@ -571,7 +573,11 @@ class World:
     def settle(self) -> None:
         """Wait until both are in sync and idle."""
         self.run_until(
-            lambda: self.in_sync() and all(h.resource.is_idle() and not h.busy_with_metadata and h.resource.primary.log.empty for h in (self.a, self.b))
+            lambda: self.in_sync()
+            and all(
+                h.resource.is_idle() and h.resource.primary.log.empty and not h.busy_with_metadata
+                for h in (self.a, self.b)
+            )
         )
 
     def kill(self, host: SimHost, power: bool = False) -> None:
