@@ -70,6 +70,22 @@ def test_settings_that_differ(
         node.wait_state("Established")
 
 
+def test_connect_takes_the_options_of_now(pair: Pair) -> None:
+    """The way out that the refusal names: make them equal, then connect, as with drbdadm."""
+    pair.make_disks(DISK_BYTES)
+    pair.configure((pair.a,), net={"cram-hmac-alg": "sha1", "shared-secret": "right"})
+    pair.configure((pair.b,), net={"cram-hmac-alg": "sha1", "shared-secret": "wrong"})
+    both_up(pair)
+    parted(pair, "auth-failed")
+    pair.configure(net={"cram-hmac-alg": "sha1", "shared-secret": "right"})
+    for node in pair.nodes:
+        if "StandAlone" not in node.state():
+            node.do("disconnect", "r0")
+        node.do("connect", "r0")
+    for node in pair.nodes:
+        node.wait_state("Established")
+
+
 def test_a_smaller_peer_of_a_fresh_device_decides_the_size(pair: Pair) -> None:
     pair.a.make_disk(48 * MIB)
     pair.b.make_disk(32 * MIB)
