@@ -85,6 +85,11 @@ class TransferLog:
         """Everything that was sent is durable at the peer."""
         return not self.closed and not self.current.requests
 
+    @property
+    def unconfirmed_bytes(self) -> int:
+        """What was sent and is not yet known to be durable at the peer."""
+        return sum(request.length_bytes for epoch in self.everything() for request in epoch.requests)
+
     def everything(self) -> list[Epoch]:
         """All epochs that hold something, oldest first."""
         return [*self.closed, self.current]

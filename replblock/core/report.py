@@ -115,7 +115,7 @@ def _connection(r: Resource, now: int) -> dict[str, Any]:
         "congested": False,
         "peer-role": state.peer.label,
         "tls": False,
-        "ap-in-flight": 0,
+        "ap-in-flight": r.primary.log.unconfirmed_bytes,
         "rs-in-flight": 0,
         "paths": [
             {"this_host": _address(s.own_address), "remote_host": _address(s.peer_address), "established": link is not None}

@@ -134,7 +134,7 @@ CONNECTION: tuple[Key, ...] = (
     Key("congested", _flag, "true or false", False, "the data socket is full"),
     Key("peer-role", _one_of(ROLES), "a role", "Unknown", "role of the peer"),
     Key("tls", _flag, "true or false", False, "the streams are encrypted"),
-    Key("ap-in-flight", _number, "number", 0, "bytes of application writes on their way"),
+    Key("ap-in-flight", _number, "number", 0, "bytes of application writes not yet durable at the peer"),
     Key("rs-in-flight", _number, "number", 0, "bytes of resync on their way"),
     Key("paths", _list, "list", [], "this_host, remote_host (address, port, family), established"),
     Key("peer_devices", _list, "list of peer devices", [], "one per volume"),
