@@ -291,8 +291,11 @@ class Pair:
             node.wait_state("Connected Established UpToDate/UpToDate", patience_s)
 
         def idle() -> bool:
-            found = [node.device["replblock-counters"] for node in self.nodes]
-            return not any(counters[key] for counters in found for key in ("ap", "lo", "pe", "ua"))
+            """Under A only the peer's barrier ack tells that it has everything: ap-in-flight."""
+            found = [node.status() for node in self.nodes]
+            counters = [status["devices"][0]["replblock-counters"] for status in found]
+            busy = [one[key] for one in counters for key in ("ap", "lo", "pe", "ua")]
+            return not any([*busy, *(status["connections"][0]["ap-in-flight"] for status in found)])
 
         wait_until(idle, "both nodes idle")
 
