@@ -165,6 +165,10 @@ class Attachment:
             return
 
         def drained() -> None:
+            # the peer is the only copy soon: what it has not flushed yet is in our activity log, which ends here
+            r.primary.drain_log(safe_there)
+
+        def safe_there() -> None:
             if r.meta is meta:
                 meta.flush(flushed)
             else:

@@ -26,6 +26,11 @@ class BitmapExchange:
         self.packets_sent = 0
         self.bytes_sent = 0
 
+    @property
+    def expected(self) -> bool:
+        """The peer's bitmap is not complete yet."""
+        return self._incoming is not None
+
     def reset(self) -> None:
         """The connection is gone."""
         self._incoming = None

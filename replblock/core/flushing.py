@@ -101,6 +101,16 @@ class Flushing(Completion):
         epoch = self.log.close(self._host.now_ms())
         self._out.append(pack_header(link.version, Cmd.BARRIER, 8) + Barrier(epoch.barrier).pack())
 
+    def drain_log(self, done: Callable[[], None]) -> None:
+        """Call back when the peer has flushed everything sent so far, or when the connection broke."""
+        if self._link is not None and self.log.current.requests:
+            self.close_epoch()
+            self.go()
+        if self.log.closed:
+            self.log.closed[-1].waiters.append(lambda acknowledged: done())
+        else:
+            done()
+
     def on_epoch_timer(self) -> None:
         """The open epoch has been open long enough."""
         if self._link is not None and self.log.current.requests:

@@ -72,6 +72,7 @@ class PathState:
         self._out_of_sync = False
         self._has_disk = False
         self._alone_ok = False
+        self._mark_too = False
         self._flags = 0
         self._promise = NET
         self._link: Link | None = None
@@ -101,6 +102,7 @@ class PathState:
         version = self._link.version if self._link is not None else 0
         self._out_of_sync = conn in (Conn.AHEAD, Conn.WF_BITMAP_S) and version >= 96
         self._has_disk = self._r.meta is not None and s.disk >= Disk.INCONSISTENT
+        self._mark_too = conn == Conn.WF_BITMAP_T  # the peer does so too until it has our bitmap
         self._alone_ok = self._has_disk and s.disk == Disk.UP_TO_DATE
         flags = DP_RW_SYNC
         self._promise = NET

@@ -171,6 +171,8 @@ class PrimaryPath(Reads, Flushing):
             self._no_data(request)  # a write on top of inconsistent data alone would be thrown away by the resync
             return
         if self._has_disk:
+            if self._mark_too:
+                self._mark(request)
             request._waits = waits | LOCAL
             self._local.append(request)
             if not self._ordered and self._remote:

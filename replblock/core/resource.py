@@ -316,6 +316,10 @@ class Resource:
         if clears_crashed_primary(old, new):
             self.attachment.crashed_primary = False
         flags = metadata_flags(new, int(meta.flags), crashed_primary=self.attachment.crashed_primary)
+        if new.conn == Conn.WF_BITMAP_S and new.peer == Role.PRIMARY:
+            flags |= Flag.PRIMARY_IND  # the peer still works on our disk alone, until its bitmap says what it lacks
+        if Flag(before.flags) & ~Flag(flags) & Flag.PRIMARY_IND:
+            meta.save_bitmap()  # the activity log does not count any more: what it covered stands in the bitmap first
         meta.put_flags(flags, 0xFFFFFFFF)
         rule = mints_new_uuid(old, new, meta.uuids.bitmap, forced=promotion_forced)
         if rule in POSTPONED:

@@ -213,7 +213,10 @@ class SecondaryPath:
         busy = r.primary.busy
         start, end = sector << 9, (sector << 9) + size
         again = partial(self._apply, link, sector, size, ident, flags, payload, punch)
-        alone = r.state.pdsk < Disk.INCONSISTENT
+        # until its bitmap is here, nobody but us remembers what a Primary without a good disk writes
+        alone = r.state.pdsk < Disk.INCONSISTENT or (
+            r.state.conn == Conn.WF_BITMAP_S and r.state.peer == Role.PRIMARY and r.sync.bitmaps.expected
+        )
         if turn is None:
             if alone and r.meta is not None:
                 r.meta.bitmap.set_range(start >> 12, -(-end // 4096))

@@ -202,7 +202,7 @@ class ResyncTarget:
         self.writing -= 1
         self._written(link, sector, size, first, error)
         self._r.primary.busy.free(box[0])
-        self._r.primary.go()
+        self._r.primary.local_done()
 
     def _written(self, link: Link, sector: int, size: int, first: int, error: int) -> None:
         r = self._r
