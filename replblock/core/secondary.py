@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from replblock.core.host import PENDING, Buffer
 from replblock.core.link import Link
 from replblock.core.overlap import Busy
-from replblock.state.names import Conn, Disk
+from replblock.state.names import Conn, Disk, Role
 from replblock.wire.commands import Cmd
 from replblock.wire.digests import digest, digest_size
 from replblock.wire.errors import ProtocolError
