@@ -35,7 +35,8 @@ class Recorder:
 
     def meta_write(self, blocks: Sequence[tuple[int, bytes]], done: Callable[[int], None]) -> None:
         g = self.geometry
-        kinds = {"bitmap" if g.bm_offset_bytes <= at < g.bm_offset_bytes + g.bm_size_bytes else "log" for at, _ in blocks}
+        bitmap = range(g.bm_offset_bytes, g.bm_offset_bytes + g.bm_size_bytes)
+        kinds = {"bitmap" if at in bitmap else "log" for at, _ in blocks}
         self.calls.append("+".join(sorted(kinds)) or "nothing")
 
         def durable() -> None:
@@ -68,7 +69,8 @@ class Bench:
         self.pins = Pins()
         self.failures: list[int] = []
         self.started: list[int] = []
-        self.store = MetaStore(self.disk, self.disk.geometry, Superblock(), self.failures.append)  # type: ignore[arg-type]
+        failed = self.failures.append
+        self.store = MetaStore(self.disk, self.disk.geometry, Superblock(), failed)  # type: ignore[arg-type]
         self.store.bitmap.resize(self.disk.data_sectors // 8, False)
         self.store.bitmap.take_changed_blocks()
         self.log = ActivityLog(self.store, slots, self.pins, self.failures.append)

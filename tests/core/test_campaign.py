@@ -24,7 +24,7 @@ def test_seed_that_once_failed(seed: int) -> None:
 
 
 def test_fresh_seeds() -> None:
-    """New lives every time; the message of a failure names the seed: python -m tests.core.campaign SEED SEED+1 --trace."""
+    """New lives every time; a failure names its seed, for: python -m tests.core.campaign SEED SEED+1 --trace."""
     rng = random.SystemRandom()
     for _ in range(FRESH):
         run(rng.randrange(1 << 32))
