@@ -81,11 +81,12 @@ class Completion(PathState):
                     self._complete(request)
 
     def oldest_wait_ms(self, now_ms: int) -> int:
-        """For how long the oldest unanswered write or barrier has been waiting."""
+        """For how long the oldest unanswered write, read or barrier has been waiting."""
         oldest = now_ms
-        for request in self._unacked.values():
-            oldest = min(oldest, request._sent_ms)
-            break
+        for waiting in (self._unacked, self._reads):
+            for request in waiting.values():
+                oldest = min(oldest, request._sent_ms)
+                break  # they stand in the order in which they were sent
         if self.log.closed:
             oldest = min(oldest, self.log.closed[0].closed_ms)
         return now_ms - oldest

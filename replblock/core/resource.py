@@ -26,6 +26,7 @@ from replblock.state.handlers import BLOCKING, handlers_for
 from replblock.state.losses import POSTPONED, calls_fence_peer, fenced, mints_new_uuid, settle_pending
 from replblock.state.names import Conn, Disk, Role
 from replblock.state.packed import State
+from replblock.state.sanitizing import primary_without_data
 from replblock.state.text import state_change
 from replblock.state.transitions import Refusal, Rules, check, check_connection, sanitize
 from replblock.wire.commands import Cmd
@@ -125,6 +126,8 @@ class Resource:
             attachment.activity.commit()
         self.primary.go()
         self.secondary.end_wakeup()
+        if self.state.suspended:
+            self._thaw_what_may()
         if self._when_idle and self.disk_idle:
             waiting, self._when_idle = self._when_idle, []
             for callback in waiting:
@@ -307,6 +310,14 @@ class Resource:
         self.admin.state_changed(old, new)
         self.host.state_changed(old, new)
 
+    def _thaw_what_may(self) -> None:
+        """What was frozen for lack of data, or until the peer is fenced, goes on when data or peer are back."""
+        state = self.state
+        if state.susp_nod and not primary_without_data(state):
+            self.change("data-is-back", forced=True, susp_nod=False)
+        if state.susp_fen and state.conn >= Conn.CONNECTED:
+            self.change("peer-is-back", forced=True, susp_fen=False)
+
     def _note_on_disk(self, meta: MetaStore, old: State, new: State, promotion_forced: bool) -> None:
         before = meta.superblock
         if old.role != new.role:
@@ -328,8 +339,10 @@ class Resource:
             self.force_new_generation(rule)
         elif self.mint_postponed and (settling := settle_pending(old, new)) is not None:
             self.mint_postponed = False
-            # writes that were frozen are in the bitmap already: the generation must move on in either case
-            self.force_new_generation(settling.rule)
+            # writes that were frozen are in the bitmap already: the generation must move on in either case,
+            # unless a resync that covers them has begun
+            if meta.uuids.bitmap == 0:
+                self.force_new_generation(settling.rule)
         if old.disk >= Disk.INCONSISTENT or new.disk >= Disk.INCONSISTENT:
             self.exposed_uuid = meta.uuids.current
         if meta.superblock != before:

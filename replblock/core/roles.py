@@ -149,6 +149,10 @@ class Roles:
         def flushed(error: int) -> None:
             if error:
                 r.disk_failed(error, "flushing at promotion")
+                if r.state.disk < Disk.UP_TO_DATE and r.state.pdsk < Disk.UP_TO_DATE:
+                    r.change("promotion-failed", forced=True, role=Role.SECONDARY)
+                    reply(self._admin.refused_code(Code.NO_UP_TO_DATE_DISK, None, "flush-failed-at-promotion"))
+                    return
             if r.meta is not None and meta is not None:
                 meta.save(durable)
             else:

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Requests that must wait rather than fail: fencing, no data within reach; and disks that fail at the wrong moment."""
+
+from __future__ import annotations
+
+import pytest
+
+from replblock.core.requests import Op
+from replblock.state.names import Conn, Disk, Role
+
+from .world import World
+
+
+def fencing(seed: int, exit_code: int) -> World:
+    world = World(seed, fencing="resource-and-stonith", handlers=frozenset({"fence-peer"}), ping_int_ms=1000)
+    for host in (world.a, world.b):
+        host.handlers["fence-peer"] = exit_code
+    return world.pair()
+
+
+def test_nothing_completes_before_the_peer_is_fenced() -> None:
+    """resource-and-stonith: a write waits for the handler; then the generation moves on, durably, and it completes."""
+    world = fencing(1, 7)
+    assert world.a.resource.meta is not None
+    before = world.a.resource.meta.uuids.current
+    world.partition()
+    request = world.submit(world.a, Op.WRITE, 0, 4096, b"f" * 4096)
+    world.run_until(lambda: world.a.resource.state.susp_fen)
+    assert not world.answered(request)
+    world.wait(request)
+    assert request.errno == 0 and not world.a.resource.state.suspended
+    assert world.a.resource.meta.uuids.current != before
+    assert world.a.resource.state.pdsk == Disk.OUTDATED
+    assert world.a.handler_calls.count("fence-peer") == 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_broken_fencing_freezes_until_the_peer_is_back(seed: int) -> None:
+    """The handler fails: everything waits; the peer comes back: everything goes on, and both disks are equal."""
+    world = fencing(seed, 1)
+    world.partition()
+    requests = [world.submit(world.a, Op.WRITE, n * 8192, 4096, bytes([n]) * 4096) for n in range(1, 9)]
+    world.run(30_000)
+    assert not any(world.answered(request) for request in requests)
+    assert world.a.resource.state.susp_fen
+    world.heal()
+    for request in requests:
+        assert world.wait(request).errno == 0
+    world.settle()
+    assert world.same_data()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_data_within_reach_suspends(seed: int) -> None:
+    """on-no-data-accessible suspend-io: a diskless Primary without a peer waits, and goes on when it is back."""
+    world = World(seed, on_no_data_accessible="suspend-io", ping_int_ms=1000).pair()
+    world.ok(world.a, "detach")
+    world.write(world.a, 0, b"1" * 4096)
+    world.partition()
+    world.run_until(lambda: world.a.resource.state.conn == Conn.WF_CONNECTION)
+    write = world.submit(world.a, Op.WRITE, 4096, 4096, b"2" * 4096)
+    read = world.submit(world.a, Op.READ, 0, 4096)
+    flush = world.submit(world.a, Op.FLUSH)
+    world.run(20_000)
+    assert not any(world.answered(request) for request in (write, read, flush))
+    assert world.a.resource.state.susp_nod
+    world.heal()
+    for request in (write, read, flush):
+        assert world.wait(request).errno == 0
+    assert bytes(read.data) == b"1" * 4096
+    world.ok(world.a, "attach", **world.a.open_disk())
+    world.settle()
+    assert world.same_data() and world.read(world.a, 4096, 4096) == b"2" * 4096
+
+
+def test_io_error_otherwise() -> None:
+    """The default: a diskless Primary without a peer fails its requests at once."""
+    world = World(3, ping_int_ms=1000).pair()
+    world.ok(world.a, "detach")
+    world.partition()
+    world.run_until(lambda: world.a.resource.state.conn == Conn.WF_CONNECTION)
+    for op in (Op.WRITE, Op.READ):
+        assert world.wait(world.submit(world.a, op, 0, 4096, bytes(4096) if op == Op.WRITE else b"")).errno != 0
+
+
+def test_failed_flush_at_promotion_refuses_it() -> None:
+    """What cannot be made durable is nothing to build on."""
+    world = World(4).pair()
+    world.kill(world.a, power=True)
+    world.run_until(lambda: world.b.resource.state.conn == Conn.WF_CONNECTION)
+    world.b.disk.fail_flushes = True
+    answer = world.command(world.b, "primary")
+    assert answer.exit_code == 17
+    assert world.b.resource.state.role == Role.SECONDARY and not world.b.resource.doors_open
+
+
+def test_barrier_is_not_acknowledged_without_its_flush() -> None:
+    """The peer's fdatasync fails: its promise is not given, everything unflushed counts as different."""
+    world = World(5, ping_int_ms=1000).pair()
+    world.run(3000)
+    world.b.disk.fail_flushes = True
+    request = world.write(world.a, 0, b"x" * 4096)
+    flush = world.submit(world.a, Op.FLUSH)
+    world.wait(flush)
+    assert request.errno == 0 and flush.errno == 0
+    assert world.a.resource.meta is not None and world.a.resource.meta.bitmap.count >= 1
+    assert world.a.resource.state.pdsk != Disk.UP_TO_DATE
+    world.b.disk.fail_flushes = False
+    world.run_until(lambda: world.a.resource.state.conn == Conn.CONNECTED)
+    world.b.disk.cut()
+    world.ok(world.b, "attach", **world.b.open_disk())
+    world.settle()
+    assert world.same_data()
+
+
+def test_failed_metadata_write_detaches() -> None:
+    """No generation, no activity log, no bitmap can be kept: the disk is given up, the peer serves."""
+    world = World(6).pair()
+    world.a.disk.fail_meta = True
+    world.write(world.a, 0, b"m" * 4096)
+    for extent in range(1, 2):
+        world.write(world.a, extent << 22, b"m" * 4096)
+    world.run(100)
+    assert world.a.resource.state.disk == Disk.DISKLESS
+    assert world.read(world.a, 0, 4096) == b"m" * 4096
