@@ -216,7 +216,7 @@ class LinkKeeper:
         try:
             packets = decoder.feed(data)
         except ProtocolError as error:
-            self._host.log("warning", "not-a-peer", f"{self._r.settings.peer_address}: {error}")
+            self._r.why("warning", "not-a-peer", f"{self._r.settings.peer_address}: {error}")
             self._host.close(sock)
             self._decoders.pop(sock, None)
             self.rendezvous.on_closed(sock)

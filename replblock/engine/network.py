@@ -77,6 +77,8 @@ class Network:
         self._listener: socket.socket | None = None
         self._listen_wanted = False
         self._listen_tries = 0
+        self.notes: dict[str, str] = {}
+        """rule → text of what an operator should know at this moment, for `status`."""
         self._refused = 0
         self._refused_logged_ms = -REFUSED_LOG_MS
 
@@ -278,13 +280,15 @@ class Network:
             sock.close()
             wait_ms = LISTEN_RETRY_MS[min(self._listen_tries, len(LISTEN_RETRY_MS) - 1)]
             if self._listen_tries == 0:
-                self._log("error", "listen-failed", self._listen_problem(error) + "; trying again until it works")
+                self.notes["listen-failed"] = self._listen_problem(error) + "; trying again until it works"
+                self._log("error", "listen-failed", self.notes["listen-failed"])
             self._listen_tries += 1
             self._timer("listen", wait_ms)
             return
         if self._listen_tries:
             self._log("notice", "listening-again", f"listening on {a.own}:{a.own_port} after all")
         self._listen_tries = 0
+        self.notes.pop("listen-failed", None)
         self._listener = sock
         self._watch(sock.fileno(), self._accept)
         self._poll.register(sock.fileno(), select.EPOLLIN)
@@ -330,7 +334,8 @@ class Network:
         more = f" ({self._refused} connections refused so far)" if self._refused > 1 else ""
         self._refused_logged_ms = now_ms
         peer = self.addresses.peer
-        self._log("warning", "stranger-refused", f"closed a connection from {address}: the peer is {peer}{more}")
+        self.notes["stranger-refused"] = text = f"closed a connection from {address}: the peer is {peer}{more}"
+        self._log("warning", "stranger-refused", text)
 
     def _close_listener(self) -> None:
         if self._listener is not None:

@@ -235,5 +235,6 @@ class Engine:
             item["open"] = bool(self.door.clients)
             item["replblock-kernel-device"] = self.device.kernel_device
             item["replblock-io"] = str(self.view.replblock["io"])
+        status["replblock-why"] += [{"rule": rule, "text": text} for rule, text in self.loop.network.notes.items()]
         status["replblock-unused-options"] = unused_notes(self.view)
         return status

@@ -14,6 +14,9 @@ import time
 import nbd
 import pytest
 
+from replblock.wire.commands import Cmd
+from replblock.wire.handshake import Features
+from replblock.wire.headers import pack_packet
 from tests.e2e.pair import MIB, PORT, Node, Pair
 from tests.e2e.waiting import wait_until
 
@@ -69,6 +72,7 @@ def test_another_address_gets_nothing(pair: Pair) -> None:
     found = lines(pair.a, "stranger-refused")
     assert 1 <= len(found) <= 2, found
     assert stranger in found[0] and pair.b.address in found[0]
+    assert stranger in pair.a.why()
     pair.b.do("up", "r0")
     pair.a.wait_state("Connected")
     for node in pair.nodes:
@@ -94,7 +98,7 @@ def test_other_protocols_from_the_peers_address(pair: Pair, kind: str) -> None:
     sock.sendall(data)
     closed_by(sock)
     found = pair.a.wait_log("not-a-peer")
-    assert name in found
+    assert name in found and name in pair.a.why()
     assert len(lines(pair.a, "not-a-peer")) == 1
     pair.b.do("up", "r0")
     pair.a.wait_state("Established")
@@ -143,14 +147,68 @@ def test_a_peer_that_is_not_there_is_dialed_at_connect_int(pair: Pair) -> None:
     pair.a.wait_state("Established")
 
 
+@pytest.mark.parametrize("early", [False, True], ids=["", "early"])
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        (b"", "fell silent"),
+        (pack_packet(0, Cmd.CONNECTION_FEATURES, Features(86, 0, 101).pack())[:11], "fell silent"),
+        (pack_packet(0, Cmd.CONNECTION_FEATURES, Features(200, 0, 300).pack()), "incompatible DRBD dialects"),
+        (pack_packet(0, Cmd.CONNECTION_FEATURES, bytes(80)), "has a body of 80 bytes"),
+        (pack_packet(0, Cmd.AUTH_RESPONSE, bytes(20)), "AUTH_RESPONSE"),
+        (random.Random(3).randbytes(300), "no DRBD packet header"),
+    ],
+    ids=["silence", "half-a-packet", "from-the-future", "all-zeroes", "out-of-turn", "noise"],
+)
+def test_a_peer_that_begins_well(pair: Pair, answer: bytes, text: str, early: bool) -> None:
+    """Both connections stand, or one, and the first packets are right; then it goes wrong: named, and no storm of new
+    attempts."""
+    pair.configure(net={"ping-timeout": 3})
+    pair.make_disks(DISK_BYTES)
+    with socket.create_server((pair.b.address, PORT)) as server:
+        server.settimeout(20)
+        pair.a.do("up", "r0")
+        data, _ = server.accept()
+        if not early:
+            meta = come_from(pair.b.address, pair.a)
+            meta.sendall(pack_packet(0, Cmd.INITIAL_META))
+            assert len(data.recv(8, socket.MSG_WAITALL)) == 8           # P_INITIAL_DATA
+            assert data.recv(8, socket.MSG_WAITALL)                     # P_CONNECTION_FEATURES: the pair is complete
+        data.sendall(answer)
+        if early:
+            meta = come_from(pair.b.address, pair.a)
+            meta.sendall(pack_packet(0, Cmd.INITIAL_META))
+        pair.a.wait_log(text)
+        assert text in pair.a.why()
+        data.close()
+        meta.close()
+        server.settimeout(3)
+        attempts = 0
+        end = time.monotonic() + 3
+        try:
+            while time.monotonic() < end:
+                server.accept()[0].close()
+                attempts += 1
+        except TimeoutError:
+            pass
+        assert attempts <= 8, attempts
+    assert "Inconsistent" in pair.a.state() and pair.a.alive()
+    assert "Traceback" not in pair.a.log()
+    if "StandAlone" in pair.a.state():
+        pair.a.do("connect", "r0")
+    pair.b.do("up", "r0")
+    pair.a.wait_state("Established")
+
+
 def test_a_busy_port_is_said_once_and_tried_again(pair: Pair) -> None:
     pair.make_disks(DISK_BYTES)
     with socket.create_server((pair.a.address, PORT)):
         pair.a.do("up", "r0")
         line = pair.a.wait_log("listen-failed")
         assert f"{pair.a.address}" in line and str(PORT) in line and "another program uses this port" in line
-        assert pair.a.alive()
+        assert "listen-failed" in pair.a.why()
     pair.a.wait_log("listening-again")
+    assert "listen-failed" not in pair.a.why()
     assert len(lines(pair.a, "listen-failed")) == 1
     pair.b.do("up", "r0")
     pair.b.wait_state("Established")
