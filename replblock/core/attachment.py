@@ -220,7 +220,9 @@ class Attachment:
         if r.meta is None or r.state.disk <= Disk.FAILED:
             return
         policy = r.settings.on_io_error
-        meaning = io_error(policy, r.state.disk, metadata=what.startswith("writing metadata") or "activity log" in what)
+        # after a failed fdatasync nobody knows what is on the disk: it can no more be passed on than lost metadata
+        for_good = what.startswith(("writing metadata", "writing the activity log", "flushing"))
+        meaning = io_error(policy, r.state.disk, metadata=for_good)
         text = f"{r.settings.disk_path}: {os.strerror(errno)} while {what}: {meaning.explain}"
         r.why("error", meaning.name, text)
         if meaning.handler is not None and meaning.handler in r.settings.handlers:

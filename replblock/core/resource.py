@@ -64,6 +64,7 @@ class Resource:
         self.secondary = SecondaryPath(self)
         self.sync = Resync(self)
         self.admin = Admin(self)
+        self._freezes = 0
         self._when_idle: list[Callable[[], None]] = []
         self._data_handlers: dict[int, Callable[[memoryview], None]] = self._data_table()
         self._meta_handlers: dict[int, Callable[[memoryview], None]] = self._meta_table()
@@ -343,10 +344,41 @@ class Resource:
             # unless a resync that covers them has begun
             if meta.uuids.bitmap == 0:
                 self.force_new_generation(settling.rule)
+        self._note_changes_of_our_own(meta, new)
         if old.disk >= Disk.INCONSISTENT or new.disk >= Disk.INCONSISTENT:
             self.exposed_uuid = meta.uuids.current
         if meta.superblock != before:
             meta.save()
+
+    def _note_changes_of_our_own(self, meta: MetaStore, new: State) -> None:
+        """A resync that was cut off leaves its bitmap in use, and no new generation is minted then.
+
+        That this disk moved on alone since is told by bit 0 of the bitmap's generation, durably before anything
+        is acknowledged: if the peer had finished the resync and moves on too, it is a split brain.
+        """
+        alone = (new.role == Role.PRIMARY and new.conn < Conn.CONNECTED) or (
+            new.peer == Role.PRIMARY and new.pdsk < Disk.INCONSISTENT
+        )
+        uuids = meta.uuids
+        if not alone or uuids == uuids.written_alone() or new.disk < Disk.INCONSISTENT:
+            return
+        meta.put(uuids.written_alone())
+        self._freeze_until_saved("moved-on-alone")
+
+    def _freeze_until_saved(self, why: str) -> None:
+        """Save the superblock; nothing is acknowledged before it is durable."""
+        meta = self.meta
+        assert meta is not None
+        self._freezes += 1
+        reason = f"{why}-{self._freezes}"
+        self.primary.freeze(reason)
+
+        def durable(error: int) -> None:
+            if error:
+                self.primary.fail_held()  # nobody was told that these are done, and nothing on disk tells that they are
+            self.primary.thaw(reason)
+
+        meta.save(durable)
 
     def _call_handlers(self, old: State, new: State) -> None:
         s = self.settings
@@ -387,15 +419,7 @@ class Resource:
         uuids = meta.uuids.new_current(self.host.random64(), self.state.role == Role.PRIMARY)
         meta.put(uuids)  # whoever calls saves, if we do not
         self.host.log("info", why, f"new current UUID {':'.join(f'{u:016X}' for u in uuids)}")
-        reason = f"new-uuid-{uuids.current:016X}"
-        self.primary.freeze(reason)
-
-        def durable(error: int) -> None:
-            if error:
-                self.primary.fail_held()  # nobody was told that these are done, and nothing on disk tells that they are
-            self.primary.thaw(reason)
-
-        meta.save(durable)
+        self._freeze_until_saved("new-uuid")
         if self.state.conn >= Conn.CONNECTED:
             self.handshake.send_uuids()
 

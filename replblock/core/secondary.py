@@ -371,6 +371,16 @@ class SecondaryPath:
             raise ProtocolError("P_DATA_REQUEST before the handshake", Cmd.DATA_REQUEST)
         request = BlockReq.unpack(body)
         self._check_range(request.sector, request.size_bytes, Cmd.DATA_REQUEST)
+        self._serve(link, request)
+
+    def _serve(self, link: Link, request: BlockReq) -> None:
+        if self._link is not link:
+            return
+        start = request.sector << 9
+        busy = self._r.primary.busy.find(start, start + request.size_bytes)
+        if busy is not None:
+            busy.waiters.append(partial(self._serve, link, request))  # never older than what was acknowledged
+            return
         disk = self._r.disk
         if disk is None or self._r.state.disk != Disk.UP_TO_DATE:
             self._ack(link, Cmd.NEG_DREPLY, request.sector, request.block_id, request.size_bytes)

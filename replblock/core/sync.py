@@ -271,7 +271,8 @@ class Resync:
         if meta is None or link is None:
             return
         uuids, number = meta.uuids.resync_start_source(r.host.random64())
-        meta.put(uuids)
+        # bit 0 of the bitmap's generation is set again when this node, or a diskless peer on its disk, goes on alone
+        meta.put(uuids.nothing_written_alone())
 
         def durable(error: int) -> None:
             if error or r.links.link is not link or r.state.conn not in (Conn.WF_BITMAP_S, Conn.STARTING_SYNC_S):

@@ -15,6 +15,7 @@ import random
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from replblock.core.requests import Op, Request
@@ -24,6 +25,7 @@ from tests.core.world import MIB, SimHost, World
 
 MIRROR = {Conn.WF_BITMAP_S: Conn.WF_BITMAP_T, Conn.WF_BITMAP_T: Conn.WF_BITMAP_S}
 DIALS_A_MINUTE = 60
+WIDER_FROM = 10_000
 
 
 class Life:
@@ -46,6 +48,8 @@ class Life:
             resync_rate_kib=rng.choice([4 << 20, 4 << 20, 20000]),
             offer_features=rng.choice([0b1101, 0b1101, 0, 1]),
         )
+        if seed >= WIDER_FROM:
+            self._widen(random.Random(seed + 1))
         w = self.world
         w.split = rng.random() < 0.3
         w.slow_tcp = rng.choice([0.0, 0.0, 0.3])
@@ -64,6 +68,19 @@ class Life:
         self.size = w.a.resource.size_bytes
         # few places, so that writes meet
         self.spots = [rng.randrange(0, self.size // 4096 - 40) for _ in range(rng.choice([3, 40]))]
+
+    def _widen(self, rng: random.Random) -> None:
+        """Settings that came later; older seeds keep the life they were recorded with."""
+        for host in (self.world.a, self.world.b):
+            host.settings = replace(  # type: ignore[attr-defined]
+                host.settings,  # type: ignore[attr-defined]
+                on_io_error=rng.choice(["detach", "detach", "pass_on"]),
+                on_no_data_accessible=rng.choice(["io-error", "suspend-io"]),
+                al_updates=rng.random() < 0.9,
+                c_plan_ahead=rng.choice([0, 20]),
+                max_in_flight_bytes=rng.choice([64 << 20, 300_000]),
+                ping_int_ms=rng.choice([10_000, 700]),
+            )
 
     # --- what is watched all the time
 
@@ -140,7 +157,9 @@ class Life:
         """Every request to a living node is answered."""
         alive = [p for p in self.pending if p[2].powered and p[2].life == p[3]]
         self.pending = [p for p in self.pending if p in alive]
-        self.world.run_until(lambda: not self.pending)
+        self.world.run_until(lambda: not self.pending or self._stuck())
+        if self._stuck():
+            self.settle()
 
     def forget(self, host: SimHost) -> None:
         """It died: its requests get no answer."""
@@ -272,8 +291,8 @@ class Life:
         if self.rng.random() < 0.3:
             self.answers()
             self.settle()
-        if w.links_down or not w.in_sync() or prim.busy_with_metadata:
-            return  # a source that dies before the end of its resync is on its disk may have changes of its own
+        if w.links_down or not w.in_sync():
+            return
         self.kill(prim, power)
         self.check_survivor(other, f"fail-over under {self.protocol}")
         self.primary(other)
@@ -350,7 +369,7 @@ class Life:
 
     def _eio(self, host: SimHost, other: SimHost) -> None:
         w = self.world
-        if not w.in_sync() or host.busy_with_metadata:
+        if not w.in_sync():
             return
         kind = self.rng.choice(["fail_writes", "fail_reads", "fail_meta", "fail_flushes"])
         setattr(host.disk, kind, True)
@@ -430,8 +449,12 @@ class Life:
     def settle(self) -> None:
         """In sync and idle; an operator attaches what lost its disk."""
         w = self.world
-        w.run_until(lambda: all(h.resource.state.conn in (Conn.STANDALONE, Conn.CONNECTED) for h in (w.a, w.b))
-                    or w.in_sync() or self._diskless_alone() or any(h.resource.sync.running for h in (w.a, w.b)))
+        w.run_until(
+            lambda: all(h.resource.state.conn in (Conn.STANDALONE, Conn.CONNECTED) for h in (w.a, w.b))
+            or w.in_sync()
+            or self._diskless_alone()
+            or any(h.resource.sync.running for h in (w.a, w.b))
+        )
         if self._diskless_alone():
             # the peer's generation moved on in the moment the link broke: only a restart makes this node take it
             self.kill(self.prim, False)
@@ -442,7 +465,13 @@ class Life:
             w.run_until(lambda host=host: host.resource.state.conn >= Conn.CONNECTED)  # type: ignore[misc]
             if host.resource.state.disk == Disk.DISKLESS:
                 w.command(host, "attach", **host.open_disk())
+            elif host.resource.state.disk == Disk.INCONSISTENT and host.resource.state.conn == Conn.CONNECTED:
+                w.command(host, "invalidate")  # on-io-error pass_on left it so
         w.settle()
+
+    def _stuck(self) -> bool:
+        """Frozen for lack of data, and nothing but an operator brings it back."""
+        return self.prim.powered and self.prim.resource.state.suspended and self._diskless_alone()
 
     def _diskless_alone(self) -> bool:
         state = self.prim.resource.state

@@ -79,6 +79,8 @@ class World:
         else:
             assert me.gens.bitmap != 0, "a write alone without a generation of its own"
             me.bits.add(block)
+            if self.obeys:
+                me.gens = me.gens.written_alone()
 
     def cut(self) -> None:
         if not self.connected:
@@ -165,6 +167,8 @@ class World:
         source.bits, target.bits = set(todo), set(todo)
         target.disk = Disk.OUTDATED     # between the bitmaps and the first block
         source.gens, uuid = source.gens.resync_start_source(self.fresh())
+        if self.obeys:
+            source.gens = source.gens.nothing_written_alone()
         if ending == START_LOST:
             return
         target.gens = target.gens.resync_start_target(uuid, target.primary)

@@ -29,7 +29,7 @@ PAIRS = [  # one pair of generations for every kind of verdict, the contradictor
     (G(Y, X, 0, 0), G(Z, X, 0, 0)), (G(Y, X | 1, 0, 0), G(Z, X, 0, 0)), (G(Y, 4, 0, 0), G(Z, 4, 0, 0)),
     (G(Y, 0, X, 0), G(Z, 4, X, 0)), (G(Y, 0, X, 2), G(Z, 0, 8, 10)),
     (G(X, Y, 0, 0), G(Y, X, 0, 0)), (G(X, Y, 0, Y), G(Y, 0, X, 0)), (G(0, 0, 0, 0), G(0, 0, 0, 0)),
-    (G(X, Y, 0, 0), G(Z, X, Y, 0)),
+    (G(X, Y, 0, 0), G(Z, X, Y, 0)), (G(X, Y | 1, 0, 0), G(Z, X, Y, 0)),
 ]
 CRASHES = ((False, False), (True, False), (True, True))
 
@@ -306,5 +306,9 @@ def test_target_that_went_on_writing_after_a_missed_end_is_split_brain():
     assert one((old_source, promoted), bits=(0, 2)).conn == Conn.WF_BITMAP_T, "it wrote nothing: it only fell behind"
     given_up = one((old_source, promoted), bits=(5, 2), discards=(True, False))
     assert (given_up.conn, given_up.discarded_kib) == (Conn.WF_BITMAP_T, 20)
-    assert one((old_source, promoted), bits=(5, 2), discards=(False, True), obeys=True).conn == Conn.WF_BITMAP_S
+    # a replblock node notes in bit 0 of its bitmap's generation that it went on alone; without it, it did not
+    assert one((old_source, promoted), bits=(5, 2), obeys=True).conn == Conn.WF_BITMAP_T
+    went_on = old_source.written_alone()
+    assert one((went_on, promoted), bits=(5, 2), obeys=True).rule == "target-has-own-changes"
+    assert one((went_on, promoted), bits=(5, 2), discards=(False, True), obeys=True).conn == Conn.WF_BITMAP_S
     assert one((old_source, promoted), bits=(5, 2), discards=(False, True)).refused
