@@ -28,8 +28,8 @@ FLUSH_ROUNDS = 8
 """A core that answers `on_sent` with more to send gets this many rounds, then other events have their turn."""
 FOREVER_MS = 1 << 62
 TRACE_FRAMES = 30
-ENTER_BELOW = 1
-"""A door's thread enters the core itself while at most this many, itself included, have requests under way."""
+ENTER_AFTER = 32
+"""A door's thread enters the core itself when so many requests in a row came alone; 0: never."""
 
 
 class Waiter(Protocol):
@@ -58,7 +58,7 @@ class Loop:
         run_handler: Callable[[str, dict[str, str], HandlerDone], None],
         on_state: Callable[[Any, Any], None] = lambda old, new: None,
         on_fatal: Callable[[str, str], None] = _die,
-        enter_below: int = ENTER_BELOW,
+        enter_after: int = ENTER_AFTER,
     ) -> None:
         self.lock = threading.Lock()
         self.core: Any = None
@@ -68,7 +68,8 @@ class Loop:
         self.on_fatal = on_fatal
         self.busy_since = 0.0
         """When the core was entered (monotonic seconds), 0 while it rests: what the guard looks at."""
-        self.enter_below = enter_below
+        self.enter_after = enter_after or 1 << 62
+        self._alone = 0
         self.at_work: set[Any] = set()
         """Waiters of doors whose requests are under way."""
         self._wants_lock = False
@@ -200,10 +201,15 @@ class Loop:
     def hand_over(self, requests: list[Request], waiter: Waiter) -> bool:
         """A door's requests. True if all were answered before this returned; else the waiter's bell will ring.
 
-        A thread that is alone enters the core itself (4 times as fast for one request at a time, measured); of many
-        at once the loop gathers the requests instead (2.5 times as fast for 16).
+        A client that sends one request at a time is served by the door's thread itself, which spares a wake-up; of
+        many at once the loop gathers the requests (a third faster at depth 16: whoever enters alone there only keeps
+        the others from being gathered).
         """
-        if len(self.at_work) <= self.enter_below and not self._wants_lock and self.lock.acquire(False):
+        if len(self.at_work) > 1:
+            self._alone = 0
+        else:
+            self._alone += 1
+        if self._alone > self.enter_after and not self._wants_lock and self.lock.acquire(False):
             waiter.inside = True
             try:
                 self.busy_since = time.monotonic()

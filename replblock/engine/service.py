@@ -21,7 +21,7 @@ from replblock.engine.door import Door
 from replblock.engine.guard import Guard
 from replblock.engine.handlers import Handlers
 from replblock.engine.log import Log
-from replblock.engine.loop import ENTER_BELOW, TRACE_FRAMES, Loop
+from replblock.engine.loop import ENTER_AFTER, TRACE_FRAMES, Loop
 from replblock.engine.mapping import addresses_of, handler_environment, handlers_of, settings_of
 from replblock.engine.pool import Pool
 from replblock.engine.procfile import LifeLock, Publisher
@@ -68,7 +68,7 @@ class Engine:
         )
         self.loop = Loop(
             addresses_of(view), log.write, self.handlers.run, self._state_changed, self._fatal,
-            enter_below=int(os.environ.get("REPLBLOCK_ENTER_BELOW", ENTER_BELOW)),
+            enter_after=int(os.environ.get("REPLBLOCK_ENTER_AFTER", ENTER_AFTER)),
         )  # fmt: skip
         self.core = make_core(self.settings, self.loop)
         self.loop.core = self.core
