@@ -421,6 +421,7 @@ class Admin:
         if skip:
             meta.put(meta.uuids.skip_initial_sync(meta.uuids.current, primary))
             r.handshake.send_uuids(flags.UUID_SKIP_INITIAL_SYNC)
+            r.sync.peer_is_like_us()  # it does not say so, and a later resync from it ends in its generation
             r.change("skip-initial-sync", forced=True, disk=Disk.UP_TO_DATE, pdsk=Disk.UP_TO_DATE)
         meta.save(lambda error: reply(Answer()))
 

@@ -410,7 +410,7 @@ class Resync:
         else:
             peers = Generations(theirs.current, theirs.bitmap, theirs.history0, theirs.history1)
             meta.put(meta.uuids.resync_done_target(peers, r.state.role == Role.PRIMARY))
-            self._peer_is_like_us()
+            self.peer_is_like_us()
             r.change("resync-done", forced=True, conn=Conn.CONNECTED, disk=Disk.UP_TO_DATE, pdsk=Disk.UP_TO_DATE)
 
         def durable(error: int) -> None:
@@ -419,7 +419,7 @@ class Resync:
 
         meta.save(durable)
 
-    def _peer_is_like_us(self) -> None:
+    def peer_is_like_us(self) -> None:
         """The end of a resync: both nodes have the same generations, and P_UUIDS is not sent again to say so."""
         handshake, meta = self._r.handshake, self._r.meta
         if handshake.peer_uuids is not None and meta is not None:
@@ -432,7 +432,7 @@ class Resync:
         assert meta is not None
         r.host.log("info", "resync-done", self._done_text(0))
         meta.put(meta.uuids.resync_done_source())
-        self._peer_is_like_us()
+        self.peer_is_like_us()
         meta.save_bitmap()
         r.change("resync-done", forced=True, conn=Conn.CONNECTED, pdsk=Disk.UP_TO_DATE)
         meta.save()

@@ -307,8 +307,10 @@ class Pair:
         return new
 
     def assert_same_data(self) -> None:
-        """cmp of the two data areas, once both are idle."""
+        """cmp of the two data areas, once both are idle; and both know that they hold the same generation."""
         self.settle()
+        generations = [int(node.device["replblock-uuids"][0], 16) & ~1 for node in self.nodes]
+        assert generations[0] == generations[1], [f"{generation:016X}" for generation in generations]
         assert self.a.device["size"] == self.b.device["size"]
         for number, (mine, theirs) in enumerate(zip(self.a.data(), self.b.data())):
             if mine != theirs:

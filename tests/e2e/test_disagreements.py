@@ -186,3 +186,23 @@ def test_split_brain_waits_for_the_operator(pair: Pair) -> None:
     pair.b.do("connect", "r0")
     pair.assert_same_data()
     assert first_block(pair.a).startswith(b"beta.")
+
+
+@pytest.mark.parametrize("which", ["primary", "secondary"])
+def test_invalidate_after_a_skipped_first_sync(pair: Pair, which: str) -> None:
+    """The target ends in its source's generation: if both crash now, neither takes the other for a fresh disk."""
+    pair.make_disks(DISK_BYTES)
+    pair.clean()
+    pair.a.do("primary", "r0")
+    (pair.a if which == "primary" else pair.b).do("invalidate", "r0")
+    handle = nbd.NBD()
+    handle.connect_uri(pair.a.uri)
+    handle.pwrite(b"kept".ljust(4096, b"."), 0)
+    handle.flush()
+    pair.assert_same_data()
+    for node in pair.nodes:
+        node.kill()
+    both_up(pair)
+    pair.assert_same_data()
+    assert "just-created" not in pair.a.log().rpartition("engine-up")[2]
+    assert first_block(pair.a).startswith(b"kept.")
