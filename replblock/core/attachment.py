@@ -36,7 +36,7 @@ class Attachment:
         self.was_degraded = False
         """PRIMARY_IND without CONNECTED_IND at the last attach: degr-wfc-timeout applies."""
         self.lost_unflushed = False
-        """The disk failed under a Primary with writes that no flush covers: alone it is not what its users have seen."""
+        """The disk failed under a Primary with unflushed writes: alone it is not what its users have seen."""
 
     def attach(
         self, disk: DiskPort, geometry: Geometry, superblock: Superblock, done: Callable[[str], None]
@@ -150,7 +150,7 @@ class Attachment:
 
     def cut_short(self) -> None:
         """The link broke before the peer could tell what this disk lacks, and our users have seen newer data."""
-        text = "the connection broke while the disk was being attached, and its data is older than what is in use: detached"
+        text = "the connection broke during the attach, and the disk's data is older than what is in use: detached"
         self._r.why("error", "negotiation-cut-short", text)
         self._drop()
 

@@ -106,11 +106,13 @@ class Handshake:
         r = self._r
         alg = r.settings.cram_hmac_alg
         if not alg:
-            self._refuse("auth-unexpected", "the peer wants authentication (cram-hmac-alg), this node has none configured")
+            text = "the peer wants authentication (cram-hmac-alg), this node has none configured"
+            self._refuse("auth-unexpected", text)
             return
         challenge = bytes(body)
         if not 64 <= len(challenge) <= 128 or challenge[:64] == self._challenge[:64]:
-            self._refuse("auth-reflected", "the peer's authentication challenge is not acceptable (reflected or bad length)")
+            text = "the peer's authentication challenge is not acceptable (reflected or bad length)"
+            self._refuse("auth-reflected", text)
             return
         r.links.send_connection(Cmd.AUTH_RESPONSE, hmac_response(alg, r.settings.shared_secret, challenge))
         self._we_answered = True
@@ -151,7 +153,8 @@ class Handshake:
     def own_protocol(self) -> Protocol:
         """P_PROTOCOL as this node sends it."""
         s = self._r.settings
-        conn_flags = (flags.CF_DISCARD_MY_DATA if self.discard_my_data else 0) | (flags.CF_DRY_RUN if self.dry_run else 0)
+        conn_flags = flags.CF_DISCARD_MY_DATA if self.discard_my_data else 0
+        conn_flags |= flags.CF_DRY_RUN if self.dry_run else 0
         return Protocol(
             "ABC".index(s.protocol) + 1,
             AFTER_SB[s.after_sb_0pri], AFTER_SB[s.after_sb_1pri], AFTER_SB[s.after_sb_2pri],
@@ -269,7 +272,8 @@ class Handshake:
             if r.state.disk >= Disk.OUTDATED:
                 self._refuse(
                     "peer-too-small",
-                    f"The peer's disk size is too small! here {r.size_sectors} sectors, there {theirs.d_size_sectors or size}; "
+                    f"The peer's disk size is too small! here {r.size_sectors} sectors, "
+                    f"there {theirs.d_size_sectors or size}; "
                     f"give the peer a disk of at least {r.size_sectors // 2} KiB for data (plus metadata)",
                 )
                 return

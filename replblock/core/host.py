@@ -55,7 +55,7 @@ class Disk(Protocol):
         """fdatasync: all writes finished before this call are durable when `done(0)` comes."""
 
     def meta_write(self, blocks: Sequence[tuple[int, bytes]], done: Done) -> None:
-        """Write (offset_bytes, bytes) pairs in order and make them durable; calls are carried out first in, first out."""
+        """Write (offset_bytes, bytes) pairs in order and make them durable; calls are served first in, first out."""
 
     def meta_read(self, offset_bytes: int, length_bytes: int) -> bytes:
         """Read metadata, synchronously; used only while attaching. Raises OSError."""
@@ -105,10 +105,10 @@ class Host(Protocol):
         """Stop (True) or go on (False) reading this socket: back-pressure on the peer."""
 
     def ping_was_answered(self, sock: int) -> bool:
-        """True if the host's guard already answered the P_PING now being handled (the loop was stuck in a disk call)."""
+        """True if the guard already answered the P_PING now being handled (the loop was stuck in a disk call)."""
 
     def meta_ready(self, sock: int, version: int, leftover: Callable[[], bytes]) -> None:
-        """Tells the guard which socket carries pings, the agreed protocol version, and how to see the undecoded bytes."""
+        """Tells the guard which socket carries pings, the agreed version, and how to see the undecoded bytes."""
 
     # time
     def timer(self, name: str, delay_ms: int | None) -> None:

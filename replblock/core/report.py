@@ -34,6 +34,7 @@ def report(r: Resource) -> dict[str, Any]:
     now = r.host.now_ms()
     if r.sync.running:
         r.sync.mark_progress()
+    configured = state.conn != Conn.STANDALONE or r.links.wanted or bool(r.reasons)
     last_error = next((w["text"] for w in reversed(r.reasons)), "")
     return {
         "schema": SCHEMA,
@@ -48,7 +49,7 @@ def report(r: Resource) -> dict[str, Any]:
         "force-io-failures": False,
         "write-ordering": "flush" if s.disk_flushes else "drain",
         "devices": [_device(r)],
-        "connections": [] if state.conn == Conn.STANDALONE and not r.links.wanted and not r.reasons else [_connection(r, now)],
+        "connections": [_connection(r, now)] if configured else [],
         "replblock-protocol": s.protocol,
         "replblock-last-error": last_error,
         "replblock-why": [{"rule": w["rule"], "text": w["text"]} for w in r.reasons],
@@ -118,7 +119,11 @@ def _connection(r: Resource, now: int) -> dict[str, Any]:
         "ap-in-flight": r.primary.log.unconfirmed_bytes,
         "rs-in-flight": 0,
         "paths": [
-            {"this_host": _address(s.own_address), "remote_host": _address(s.peer_address), "established": link is not None}
+            {
+                "this_host": _address(s.own_address),
+                "remote_host": _address(s.peer_address),
+                "established": link is not None,
+            }
         ],
         "peer_devices": [_peer_device(r, now)],
         "replblock-peer-host": s.peer_node,

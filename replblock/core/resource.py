@@ -392,13 +392,15 @@ class Resource:
     def fence_peer(self, done: Callable[[bool], None]) -> None:
         """Run fence-peer and take over what its exit code says."""
         if "fence-peer" not in self.settings.handlers:
-            self.why("warning", "no-fence-peer-handler", "fencing is configured, but no fence-peer handler: the peer stays unfenced")
+            text = "fencing is configured, but no fence-peer handler: the peer stays unfenced"
+            self.why("warning", "no-fence-peer-handler", text)
             done(False)
             return
 
         def ended(code: int) -> None:
             meaning = fenced(code, self.state.disk)
-            self.why("notice" if meaning.success else "error", meaning.name, f"fence-peer exit {code}: {meaning.explain}")
+            level = "notice" if meaning.success else "error"
+            self.why(level, meaning.name, f"fence-peer exit {code}: {meaning.explain}")
             wanted: dict[str, Any] = {}
             if meaning.pdsk is not None and self.state.conn < Conn.CONNECTED:
                 wanted["pdsk"] = meaning.pdsk

@@ -341,10 +341,8 @@ class SecondaryPath:
                     r.links.drop(Conn.NETWORK_FAILURE, "epoch-not-flushed", text)
                 return
             if self._link is link:
-                self._host.send(
-                    link.meta,
-                    [b"".join(self._acks), pack_header(link.version, Cmd.BARRIER_ACK, 8) + BarrierAck(barrier, size).pack()],
-                )
+                ack = pack_header(link.version, Cmd.BARRIER_ACK, 8) + BarrierAck(barrier, size).pack()
+                self._host.send(link.meta, [b"".join(self._acks), ack])
                 self._acks.clear()
             go_on()
 

@@ -460,7 +460,9 @@ class SimHost:
 class World:
     """Two nodes on one clock."""
 
-    def __init__(self, seed: int = 1, size_bytes: int = 8 * MIB, settings: Settings | None = None, **changes: Any) -> None:
+    def __init__(
+        self, seed: int = 1, size_bytes: int = 8 * MIB, settings: Settings | None = None, **changes: Any
+    ) -> None:
         self.rng = random.Random(seed)
         self.now = 0
         self.events: list[tuple[int, int, Callable[[], None]]] = []
