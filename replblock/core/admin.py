@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 EXIT_CONFIG = 10
 EXIT_TIMEOUT = 5
+ALREADY_PAUSED = (134, "Sync-pause flag is already set")
+NOT_PAUSED = (135, "Sync-pause flag is already cleared")
 EXIT_UNKNOWN = 20
 
 
@@ -162,7 +164,8 @@ class Admin:
         r.links.send_meta(answer, StateChangeReply(int(verdict.code)).pack())
         if verdict.state is None:
             if verdict.code < Code.SUCCESS:
-                r.host.log("info", verdict.rule, f"refused the peer's state change: ({int(verdict.code)}) {verdict.code.text}")
+                text = f"refused the peer's state change: ({int(verdict.code)}) {verdict.code.text}"
+                r.host.log("info", verdict.rule, text)
             return
         new = verdict.state
         if new.conn == Conn.TEAR_DOWN:
@@ -294,7 +297,8 @@ class Admin:
                   "own_address")  # fmt: skip
         if any(getattr(old, name) != getattr(r.settings, name) for name in shared):
             if r.links.link is not None:
-                r.links.drop(Conn.NETWORK_FAILURE, "settings-changed", "the settings changed: connecting anew", "notice")
+                text = "the settings changed: connecting anew"
+                r.links.drop(Conn.NETWORK_FAILURE, "settings-changed", text, "notice")
             elif r.state.conn == Conn.WF_CONNECTION:
                 r.links.stop()
                 r.links.seek()
@@ -386,8 +390,7 @@ class Admin:
     def _pause(self, wanted: bool, reply: Reply) -> None:
         r = self._r
         if r.state.user_isp == wanted:
-            number, text = (134, "Sync-pause flag is already set") if wanted else (135, "Sync-pause flag is already cleared")
-            reply(self.failure(number, text))
+            reply(self.failure(*(ALREADY_PAUSED if wanted else NOT_PAUSED)))
             return
         r.change("pause-sync" if wanted else "resume-sync", forced=True, user_isp=wanted)
         if r.state.conn >= Conn.CONNECTED:

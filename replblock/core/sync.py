@@ -107,7 +107,8 @@ class Resync:
                 return
         outcome = take_over(own, report, reaction, r.rules(), conn, new_uuid_pending=r.mint_postponed)
         if outcome.state is None:
-            text = f"the peer's state does not fit ours (rule {outcome.rule}): peer {report.role.label} {report.disk.label}"
+            theirs_now = f"{report.role.label} {report.disk.label}"
+            text = f"the peer's state does not fit ours (rule {outcome.rule}): peer {theirs_now}"
             r.links.drop(Conn.DISCONNECTING, outcome.rule, text, "error")
             return
         if conn in (Conn.WF_BITMAP_S, Conn.WF_BITMAP_T) and self.decision is not None and self.decision.full_sync:
@@ -133,7 +134,8 @@ class Resync:
         if decision.split_brain:
             return (
                 f"Split-Brain detected but unresolved, dropping connection! {decision.text}; to give up the changes of "
-                f"one node, run there: replctl connect --discard-my-data {name}; and on the other: replctl connect {name}"
+                f"one node, run there: replctl connect --discard-my-data {name}; "
+                f"and on the other: replctl connect {name}"
             )
         if "unrelated" in decision.rule:
             return (
