@@ -11,8 +11,7 @@ CHUNK_BYTES = 4 << 20
 PIECE_BYTES = 4096
 """Files are written in such pieces: what a large write leaves in the page cache are folios of megabytes, and every
 4 KiB write into one of them then costs the kernel many times as much (ext4, Linux 6.18: 2 µs grew to 8 µs and
-more), for each
-contestant alike, so that the round would measure the file's past."""
+more), for each contestant alike, so that the round would measure the file's past."""
 
 
 def make_file(path: Path, size_bytes: int, *, sparse: bool = False) -> None:
