@@ -120,6 +120,7 @@ def crash(node: Node) -> None:
     assert left.code == 0, left
 
 
+@pytest.mark.slow
 def test_the_whole_story(shop: Shop) -> None:
     dados, backup = shop.a, shop.b
     threads = [threading.Thread(target=node.do, args=("up", "all")) for node in shop.nodes]
@@ -209,6 +210,7 @@ def same_data(shop: Shop) -> None:
         assert mine == theirs, f"the nodes differ in MiB {number}"
 
 
+@pytest.mark.slow
 def test_a_pulled_cable(shop: Shop) -> None:
     """The file system goes on alone, and only what was written meanwhile is sent when the cable is back."""
     dados, backup = shop.a, shop.b

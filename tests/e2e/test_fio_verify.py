@@ -87,6 +87,7 @@ def fio(node: Node, one: Round, iops: int) -> Iterator[Callable[[int], None]]:
             running.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["A", "B", "C"])
 def test_swaps_and_reconnects(pair: Pair, protocol: str) -> None:
     """Disconnect by hand, on either side, in mid-write; swap roles; kill -9 of the secondary; verify on both."""

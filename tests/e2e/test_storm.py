@@ -22,7 +22,7 @@ from tests.e2e.waiting import wait_until
 DISK_BYTES = 32 * MIB
 BLOCK_BYTES = 4096
 WRITERS = 3
-STEPS = int(os.environ.get("REPLBLOCK_STORM_STEPS", "10"))
+STEPS = int(os.environ.get("REPLBLOCK_STORM_STEPS", "8"))
 SEED = os.environ.get("REPLBLOCK_STORM_SEED")
 
 
@@ -192,6 +192,7 @@ EVENTS: tuple[Callable[[Storm], None], ...] = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["A", "B", "C"])
 def test_storm(pair: Pair, protocol: str) -> None:
     seed = int(SEED) if SEED else random.SystemRandom().randrange(1 << 30)
