@@ -40,7 +40,30 @@ def view_of(names: Names) -> NodeView:
         known = ", ".join(configuration.resources) or "none"
         raise ConfigError(names.config_path, 1, f"there is no resource '{names.resource}'; known: {known}")
     floating = {host.address.host for host in resource.hosts if host.kind == "floating" and host.address is not None}
-    return resource.view(names.host, [address for address in sorted(floating) if is_ours(address)])
+    view = resource.view(names.host, [address for address in sorted(floating) if is_ours(address)])
+    refuse_what_is_missing(view, names.config_path)
+    return view
+
+
+NOT_YET: tuple[tuple[str, str, str, str], ...] = (
+    # section       option                 fine value  what to do instead
+    ("net",         "allow-two-primaries", "no",       "one node is Primary at a time; leave the option out"),
+    ("replblock",   "tls",                 "no",       "use an encrypted link (WireGuard, IPsec) below it"),
+    ("replblock",   "compression",         "none",     "leave the option out"),
+    ("replblock",   "door",                "nbdkit",   "leave the option out"),
+)  # fmt: skip
+"""Options whose other values promise what is not built: refused, because ignoring them would be worse."""
+
+
+def refuse_what_is_missing(view: NodeView, config_path: str) -> None:
+    """Raises ConfigError for the first option that asks for something this version cannot do."""
+    for section, option, fine, instead in NOT_YET:
+        value = (view.net if section == "net" else view.replblock)[option]
+        word = ("yes" if value else "no") if isinstance(value, bool) else str(value)
+        if word != fine:
+            where = view.explicit(section, option)
+            file, line = (where.file, where.line) if where is not None else (config_path, 0)
+            raise ConfigError(file, line, f"'{option} {word}' is not supported yet; {instead}")
 
 
 def make_core(settings: Any, loop: Loop) -> Any:
