@@ -168,12 +168,21 @@ class Life:
     # --- what happens to nodes
 
     def kill(self, host: SimHost, power: bool) -> None:
+        self.calm(host)
         self.note(f"kill {host.name} power={power}")
         other = host.peer
         if power and other.powered and other.resource.state.disk != Disk.UP_TO_DATE:
             self.oracle.only_copy_lost_power()
         self.world.kill(host, power)
         self.forget(host)
+
+    def calm(self, host: SimHost) -> None:
+        """A source that dies before the end of its resync is on its disk may have changes of its own.
+
+        Nodes that do not know each other for replblock nodes have to treat that as a split brain.
+        """
+        if not host.settings.offer_ordered:  # type: ignore[attr-defined]
+            self.world.run_until(lambda: not host.busy_with_metadata)
 
     def up(self, host: SimHost) -> None:
         """Start it again; sometimes it is shot again while it starts."""
@@ -371,6 +380,7 @@ class Life:
         w = self.world
         if not w.in_sync():
             return
+        self.calm(host)
         kind = self.rng.choice(["fail_writes", "fail_reads", "fail_meta", "fail_flushes"])
         setattr(host.disk, kind, True)
         self.work(15)

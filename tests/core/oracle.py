@@ -88,7 +88,7 @@ class Oracle:
     def only_copy_lost_power(self) -> None:
         """The one node with good data lost power: what was not flushed may be gone."""
         for write in self.writes:
-            if write.durable is None and write.acked is not None:
+            if write.durable is None:  # also if its answer is still on the way
                 write.acked = None
                 write.advice = True
 
