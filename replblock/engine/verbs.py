@@ -8,12 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 from replblock import __version__
-from replblock.conf import ConfigError, load
+from replblock.conf import ConfigError
 from replblock.device import DeviceError, DeviceInUseError
 from replblock.engine.backing import DiskError
 from replblock.engine.control import EXIT_FATAL, EXIT_USAGE, Client, answer
 from replblock.engine.lower import open_disk
-from replblock.engine.mapping import addresses_of, handler_environment, handlers_of, is_ours, settings_of
+from replblock.engine.mapping import addresses_of, handler_environment, handlers_of, settings_of
 from replblock.engine.service import Engine
 
 Args = dict[str, Any]
@@ -254,14 +254,13 @@ def _transient(engine: Engine) -> str:
 
 def adjust(engine: Engine, args: Args, client: Client) -> None:
     """Take over what the configuration says now; {"dry_run": true} only tells whether it differs."""
+    from replblock.engine.boot import view_of  # boot builds the engine that these verbs are verbs of
+
     names = engine.names
     try:
-        configuration = load(str(args.get("config") or names.config_path))
-        resource = configuration.resources[names.resource]
-        floating = {host.address.host for host in resource.hosts if host.kind == "floating" and host.address}
-        view = resource.view(names.host, [address for address in floating if is_ours(address)])
+        view = view_of(names._replace(config_path=str(args.get("config") or names.config_path)))
         settings, addresses = settings_of(view, engine.volume), addresses_of(view)
-    except (ConfigError, KeyError) as error:
+    except ConfigError as error:
         client.reply(answer(CONFIG_REFUSED, [str(error)]))
         return
     commands = handlers_of(view)
