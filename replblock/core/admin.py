@@ -6,7 +6,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from replblock.core.answers import EXIT_CONFIG, EXIT_UNKNOWN, Answer, Reply
 from replblock.core.roles import Roles
+from replblock.core.waits import Waits
 from replblock.meta.errors import MetadataError
 from replblock.meta.superblock import Superblock
 from replblock.state.codes import Code
@@ -21,22 +23,8 @@ from replblock.wire.packets import StateChangeReply, StateChangeRequest
 if TYPE_CHECKING:
     from replblock.core.resource import Resource
 
-EXIT_CONFIG = 10
-EXIT_TIMEOUT = 5
 ALREADY_PAUSED = (134, "Sync-pause flag is already set")
 NOT_PAUSED = (135, "Sync-pause flag is already cleared")
-EXIT_UNKNOWN = 20
-
-
-class Answer(NamedTuple):
-    """What a command came to: exit code, lines for stderr (the error sentence first), data for the caller."""
-
-    exit_code: int = 0
-    lines: list[str] = []
-    data: dict[str, Any] = {}
-
-
-Reply = Callable[[Answer], None]
 
 
 class Pending(NamedTuple):
@@ -52,15 +40,14 @@ class Admin:
         self._r = resource
         self.roles = Roles(resource, self)
         self.pending: Pending | None = None
-        self._waits: dict[str, tuple[Callable[[State], bool], Reply]] = {}
-        self._wait_number = 0
+        self.waits = Waits(resource)
         self._verbs: dict[str, Callable[[dict[str, Any], Reply], None]] = {
             "attach": self._attach, "detach": self._detach, "connect": self._connect, "disconnect": self._disconnect,
             "primary": self.roles.primary, "secondary": self.roles.secondary, "down": self._down,
             "invalidate": self._invalidate, "invalidate_remote": self._invalidate_remote, "outdate": self._outdate,
             "pause_sync": self._pause_sync, "resume_sync": self._resume_sync, "net_options": self._net_options,
             "new_current_uuid": self._new_current_uuid,
-            "wait_connect": self._wait_connect, "wait_sync": self._wait_sync,
+            "wait_connect": self.waits.wait_connect, "wait_sync": self.waits.wait_sync,
         }  # fmt: skip
 
     def command(self, verb: str, args: dict[str, Any], reply: Reply) -> None:
@@ -428,32 +415,11 @@ class Admin:
             r.change("skip-initial-sync", forced=True, disk=Disk.UP_TO_DATE, pdsk=Disk.UP_TO_DATE)
         meta.save(lambda error: reply(Answer()))
 
-    # --- waiting ---
-
-    def _wait(self, until: Callable[[State], bool], args: dict[str, Any], reply: Reply) -> None:
-        if until(self._r.state):
-            reply(Answer())
-            return
-        self._wait_number += 1
-        name = f"admin-wait-{self._wait_number}"
-        self._waits[name] = (until, reply)
-        timeout_s = args.get("timeout_s") or 0
-        if timeout_s:
-            self._r.host.timer(name, int(timeout_s * 1000))
-
-    def _wait_connect(self, args: dict[str, Any], reply: Reply) -> None:
-        self._wait(lambda s: s.conn >= Conn.CONNECTED or s.conn == Conn.STANDALONE, args, reply)
-
-    def _wait_sync(self, args: dict[str, Any], reply: Reply) -> None:
-        self._wait(lambda s: s.conn == Conn.CONNECTED or s.conn == Conn.STANDALONE, args, reply)
+    # --- time and state ---
 
     def state_changed(self, old: State, new: State) -> None:
         """Whoever waited for this is told."""
-        for name, (until, reply) in list(self._waits.items()):
-            if until(new):
-                del self._waits[name]
-                self._r.host.timer(name, None)
-                reply(Answer())
+        self.waits.state_changed(new)
 
     def on_timer(self, name: str) -> None:
         """Timers whose name begins with `admin`."""
@@ -461,6 +427,5 @@ class Admin:
             self._answered(None)
         elif name == "admin-promote":
             self.roles.on_timer()
-        elif name in self._waits:
-            _, reply = self._waits.pop(name)
-            reply(Answer(EXIT_TIMEOUT, [f"{self._r.settings.resource}: timeout while waiting for the peer"]))
+        else:
+            self.waits.on_timer(name)

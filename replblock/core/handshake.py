@@ -13,6 +13,7 @@ from replblock.core.link import Link
 from replblock.meta.superblock import Flag
 from replblock.state.names import Conn, Disk
 from replblock.wire import agreement, flags
+from replblock.wire.auth import expect_challenge
 from replblock.wire.commands import Cmd
 from replblock.wire.digests import hmac_response
 from replblock.wire.errors import ProtocolError
@@ -78,16 +79,7 @@ class Handshake:
     def on_features(self, body: memoryview) -> None:
         """P_CONNECTION_FEATURES of the peer."""
         r = self._r
-        agreed = agreement.agree(self._offered, Features.unpack(body))
-        if agreed is None:
-            theirs = Features.unpack(body)
-            text = (
-                f"incompatible DRBD dialects: we speak {self._offered.protocol_min}-{self._offered.protocol_max}, "
-                f"the peer {theirs.protocol_min}-{theirs.protocol_max}"
-            )
-            r.links.drop(Conn.DISCONNECTING, "incompatible-dialects", text, "error")
-            return
-        version, features = agreed
+        version, features = agreement.agree(self._offered, Features.unpack(body))
         r.host.log("info", "version-agreed", f"Handshake successful: Agreed network protocol version {version}")
         link = r.links.link
         assert link is not None
@@ -147,6 +139,15 @@ class Handshake:
 
     def _refuse(self, rule: str, text: str) -> None:
         self._r.links.drop(Conn.DISCONNECTING, rule, text, "error")
+
+    def not_authenticated(self, cmd: int) -> None:
+        """The peer goes on as if nothing had to be proved: it has no cram-hmac-alg, or another idea of the protocol."""
+        r = self._r
+        difference = expect_challenge(r.settings.cram_hmac_alg, cmd)
+        if self._we_answered or difference is None:
+            raise ProtocolError(f"P_{Cmd(cmd).name} before the authentication was done", cmd)
+        advice = f"make it equal on both nodes and run: replctl adjust {r.settings.resource}"
+        self._refuse("auth-missing", f"{difference.sentence}; {advice}")
 
     # --- settings, sizes, UUIDs, state ---
 

@@ -9,7 +9,7 @@ from replblock.core.host import Buffer
 from replblock.core.rendezvous import Rendezvous
 from replblock.state.names import Conn
 from replblock.wire.commands import Cmd, Stream
-from replblock.wire.errors import ProtocolError
+from replblock.wire.errors import NotAgreed, ProtocolError
 from replblock.wire.headers import pack_packet
 from replblock.wire.stream import StreamDecoder
 
@@ -170,7 +170,10 @@ class LinkKeeper:
         self._dispatch(sock, packets)
 
     def protocol_error(self, error: ProtocolError) -> None:
-        """The peer sent what cannot be right."""
+        """The peer sent what cannot be right, or what it and we will never agree on: then nobody tries again."""
+        if isinstance(error, NotAgreed):
+            self.drop(Conn.DISCONNECTING, "not-agreed", str(error), "error")
+            return
         self.drop(Conn.PROTOCOL_ERROR, "protocol-error", f"the peer broke the protocol: {error}")
 
     def _dispatch(self, sock: int, packets: Sequence[tuple[int, int, memoryview]]) -> None:

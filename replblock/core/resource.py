@@ -6,8 +6,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from replblock.core.admin import Admin, Answer
+from replblock.core.admin import Admin
+from replblock.core.aftermath import Aftermath
+from replblock.core.answers import Answer
 from replblock.core.attachment import Attachment
+from replblock.core.fencing import Fencing
 from replblock.core.handshake import Handshake
 from replblock.core.host import Disk as DiskPort
 from replblock.core.host import Host
@@ -20,10 +23,7 @@ from replblock.core.secondary import SecondaryPath
 from replblock.core.settings import Settings
 from replblock.core.sync import Resync
 from replblock.meta.superblock import Flag
-from replblock.state.attach import clears_crashed_primary, metadata_flags
 from replblock.state.generations import plain
-from replblock.state.handlers import BLOCKING, handlers_for
-from replblock.state.losses import POSTPONED, calls_fence_peer, fenced, mints_new_uuid, settle_pending
 from replblock.state.names import Conn, Disk, Role
 from replblock.state.packed import State
 from replblock.state.sanitizing import primary_without_data
@@ -57,6 +57,8 @@ class Resource:
         self.device_open = False
         self.mint_postponed = False
         self.reasons: list[dict[str, Any]] = []
+        self.aftermath = Aftermath(self)
+        self.fencing = Fencing(self)
         self.links = LinkKeeper(self)
         self.handshake = Handshake(self)
         self.attachment = Attachment(self)
@@ -64,7 +66,6 @@ class Resource:
         self.secondary = SecondaryPath(self)
         self.sync = Resync(self)
         self.admin = Admin(self)
-        self._freezes = 0
         self._when_idle: list[Callable[[], None]] = []
         self._data_handlers: dict[int, Callable[[memoryview], None]] = self._data_table()
         self._meta_handlers: dict[int, Callable[[memoryview], None]] = self._meta_table()
@@ -187,7 +188,8 @@ class Resource:
                 if handler is None:
                     raise ProtocolError(f"{Cmd(cmd).name} is not expected here", cmd)
                 if not self.handshake.authenticated and cmd not in _BEFORE_AUTHENTICATION:
-                    raise ProtocolError(f"{Cmd(cmd).name} before the authentication was done", cmd)
+                    self.handshake.not_authenticated(cmd)
+                    return
                 handler(body)
             if self.links.link is not link:
                 return
@@ -304,10 +306,10 @@ class Resource:
         """What every change of state brings with it: flags on disk, a new generation, handlers, the write path."""
         meta = self.meta
         if meta is not None:
-            self._note_on_disk(meta, old, new, promotion_forced)
+            self.aftermath.note_on_disk(meta, old, new, promotion_forced)
         self.primary.reroute(old, new)
         self.sync.state_changed(old, new)
-        self._call_handlers(old, new)
+        self.fencing.call_handlers(old, new)
         self.admin.state_changed(old, new)
         self.host.state_changed(old, new)
 
@@ -318,112 +320,6 @@ class Resource:
             self.change("data-is-back", forced=True, susp_nod=False)
         if state.susp_fen and state.conn >= Conn.CONNECTED:
             self.change("peer-is-back", forced=True, susp_fen=False)
-
-    def _note_on_disk(self, meta: MetaStore, old: State, new: State, promotion_forced: bool) -> None:
-        before = meta.superblock
-        if old.role != new.role:
-            meta.put(meta.uuids.as_primary(new.role == Role.PRIMARY))
-        if new.disk == Disk.UP_TO_DATE:
-            self.attachment.lost_unflushed = False
-        if clears_crashed_primary(old, new):
-            self.attachment.crashed_primary = False
-        flags = metadata_flags(new, int(meta.flags), crashed_primary=self.attachment.crashed_primary)
-        if new.conn == Conn.WF_BITMAP_S and new.peer == Role.PRIMARY:
-            flags |= Flag.PRIMARY_IND  # the peer still works on our disk alone, until its bitmap says what it lacks
-        if Flag(before.flags) & ~Flag(flags) & Flag.PRIMARY_IND:
-            meta.save_bitmap()  # the activity log does not count any more: what it covered stands in the bitmap first
-        meta.put_flags(flags, 0xFFFFFFFF)
-        rule = mints_new_uuid(old, new, meta.uuids.bitmap, forced=promotion_forced)
-        if rule in POSTPONED:
-            self.mint_postponed = True
-        elif rule is not None:
-            self.force_new_generation(rule)
-        elif self.mint_postponed and (settling := settle_pending(old, new)) is not None:
-            self.mint_postponed = False
-            # writes that were frozen are in the bitmap already: the generation must move on in either case,
-            # unless a resync that covers them has begun
-            if meta.uuids.bitmap == 0:
-                self.force_new_generation(settling.rule)
-        self._note_changes_of_our_own(meta, new)
-        if old.disk >= Disk.INCONSISTENT or new.disk >= Disk.INCONSISTENT:
-            self.exposed_uuid = meta.uuids.current
-        if meta.superblock != before:
-            meta.save()
-
-    def _note_changes_of_our_own(self, meta: MetaStore, new: State) -> None:
-        """A resync that was cut off leaves its bitmap in use, and no new generation is minted then.
-
-        That this disk moved on alone since is told by bit 0 of the bitmap's generation, durably before anything
-        is acknowledged: if the peer had finished the resync and moves on too, it is a split brain.
-        """
-        alone = (new.role == Role.PRIMARY and new.conn < Conn.CONNECTED) or (
-            new.peer == Role.PRIMARY and new.pdsk < Disk.INCONSISTENT
-        )
-        uuids = meta.uuids
-        if not alone or uuids == uuids.written_alone() or new.disk < Disk.INCONSISTENT:
-            return
-        meta.put(uuids.written_alone())
-        self._freeze_until_saved("moved-on-alone")
-
-    def _freeze_until_saved(self, why: str) -> None:
-        """Save the superblock; nothing is acknowledged before it is durable."""
-        meta = self.meta
-        assert meta is not None
-        self._freezes += 1
-        reason = f"{why}-{self._freezes}"
-        self.primary.freeze(reason)
-
-        def durable(error: int) -> None:
-            if error:
-                self.primary.fail_held()  # nobody was told that these are done, and nothing on disk tells that they are
-            self.primary.thaw(reason)
-
-        meta.save(durable)
-
-    def _call_handlers(self, old: State, new: State) -> None:
-        s = self.settings
-        for name in handlers_for(old, new, fencing=s.fencing, on_io_error=s.on_io_error):
-            if name == "fence-peer":
-                if calls_fence_peer(old, new, s.fencing):
-                    self.fence_peer(lambda ok: None)
-            elif name not in BLOCKING and name in s.handlers:
-                self.host.run_handler(name, {}, lambda code: None)
-
-    def fence_peer(self, done: Callable[[bool], None]) -> None:
-        """Run fence-peer and take over what its exit code says."""
-        if "fence-peer" not in self.settings.handlers:
-            text = "fencing is configured, but no fence-peer handler: the peer stays unfenced"
-            self.why("warning", "no-fence-peer-handler", text)
-            done(False)
-            return
-
-        def ended(code: int) -> None:
-            meaning = fenced(code, self.state.disk)
-            level = "notice" if meaning.success else "error"
-            self.why(level, meaning.name, f"fence-peer exit {code}: {meaning.explain}")
-            wanted: dict[str, Any] = {}
-            if meaning.pdsk is not None and self.state.conn < Conn.CONNECTED:
-                wanted["pdsk"] = meaning.pdsk
-            if meaning.disk is not None:
-                wanted["disk"] = meaning.disk
-            if meaning.success and self.state.susp_fen:
-                wanted["susp_fen"] = False
-            if wanted:
-                self.change(meaning.name, forced=True, **wanted)
-            done(meaning.success)
-
-        self.host.run_handler("fence-peer", {}, ended)
-
-    def force_new_generation(self, why: str) -> None:
-        """Mint a new current UUID in any case."""
-        meta = self.meta
-        assert meta is not None
-        uuids = meta.uuids.new_current(self.host.random64(), self.state.role == Role.PRIMARY)
-        meta.put(uuids)  # whoever calls saves, if we do not
-        self.host.log("info", why, f"new current UUID {':'.join(f'{u:016X}' for u in uuids)}")
-        self._freeze_until_saved("new-uuid")
-        if self.state.conn >= Conn.CONNECTED:
-            self.handshake.send_uuids()
 
     def send_state(self) -> None:
         """P_STATE as of now."""

@@ -6,16 +6,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from replblock.core.answers import Answer, Reply
 from replblock.core.requests import Op, Request
 from replblock.state.codes import Code
 from replblock.state.names import Conn, Disk, Role
 from replblock.state.promotion import Attempt, Remedy, remedy
 
 if TYPE_CHECKING:
-    from replblock.core.admin import Admin, Answer
+    from replblock.core.admin import Admin
     from replblock.core.resource import Resource
-
-Reply = Callable[["Answer"], None]
 
 
 class Roles:
@@ -27,18 +26,13 @@ class Roles:
         self._attempt: tuple[Attempt, Reply] | None = None
         self._demotion: Callable[[], None] | None = None
 
-    def _answer(self, *args: Any) -> Answer:
-        from replblock.core.admin import Answer
-
-        return Answer(*args)
-
     # --- primary ---
 
     def primary(self, args: dict[str, Any], reply: Reply) -> None:
         """primary [--force]."""
         r = self._r
         if r.state.role == Role.PRIMARY and not (args.get("force") and r.state.disk != Disk.UP_TO_DATE):
-            reply(self._answer())
+            reply(Answer())
             return
         if self._attempt is not None or self._admin.pending is not None:
             reply(self._admin.busy())
@@ -91,11 +85,12 @@ class Roles:
             if self._r.settings.fencing == "dont-care":
                 self._try(again._replace(disk_asked=True), reply)
             else:
-                self._r.fence_peer(lambda ok: self._fenced(ok, again._replace(disk_asked=True), reply, code, rule))
+                asked = again._replace(disk_asked=True)
+                self._r.fencing.fence_peer(lambda ok: self._fenced(ok, asked, reply, code, rule))
         elif row.remedy in (Remedy.FENCE_FOR_PEER, Remedy.FORCE_SPLIT):
             forced = row.remedy == Remedy.FORCE_SPLIT
             next_attempt = again._replace(pdsk_asked=True)
-            self._r.fence_peer(lambda ok: self._fenced(ok or forced, next_attempt, reply, code, rule))
+            self._r.fencing.fence_peer(lambda ok: self._fenced(ok or forced, next_attempt, reply, code, rule))
         elif row.remedy == Remedy.FORGET_FENCING:
             self._try(again._replace(pdsk_asked=False), reply)
         elif row.remedy == Remedy.WAIT_PING_TIMEOUT:
@@ -144,7 +139,7 @@ class Roles:
                 r.disk_failed(error, "writing metadata at promotion")
             r.primary.ready = True
             r.host.state_changed(r.state, r.state)
-            reply(self._answer())
+            reply(Answer())
 
         def flushed(error: int) -> None:
             if error:
@@ -169,7 +164,7 @@ class Roles:
         """secondary; `device_open` says whether somebody holds the device."""
         r = self._r
         if r.state.role == Role.SECONDARY:
-            reply(self._answer())
+            reply(Answer())
             return
         if self._demotion is not None or self._admin.pending is not None:
             reply(self._admin.busy())
@@ -207,7 +202,7 @@ class Roles:
         if r.state.conn >= Conn.CONNECTED:
             r.send_state()
         if meta is None:
-            reply(self._answer())
+            reply(Answer())
             return
         meta.save_bitmap()
-        meta.save(lambda error: reply(self._answer()))
+        meta.save(lambda error: reply(Answer()))

@@ -191,8 +191,8 @@ class Resync:
             )
         )
         self.decision = decision
-        r.why("error" if decision.refused else "notice", decision.rule, f"{reaction.handshake_rule}: {decision.text}")
         if not decision.refused:
+            r.why("notice", decision.rule, f"{reaction.handshake_rule}: {decision.text}")
             if verdict.mine != meta.uuids:
                 meta.put(verdict.mine)
                 meta.save()

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a change of state leaves in the metadata: flags, the Primary bit, and where rules say so a new generation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from replblock.core.metastore import MetaStore
+from replblock.meta.superblock import Flag
+from replblock.state.attach import clears_crashed_primary, metadata_flags
+from replblock.state.losses import POSTPONED, mints_new_uuid, settle_pending
+from replblock.state.names import Conn, Disk, Role
+from replblock.state.packed import State
+
+if TYPE_CHECKING:
+    from replblock.core.resource import Resource
+
+
+class Aftermath:
+    """Called with every change of state, while a disk is attached."""
+
+    def __init__(self, resource: Resource) -> None:
+        self._r = resource
+        self._freezes = 0
+
+    def note_on_disk(self, meta: MetaStore, old: State, new: State, promotion_forced: bool) -> None:
+        before = meta.superblock
+        if old.role != new.role:
+            meta.put(meta.uuids.as_primary(new.role == Role.PRIMARY))
+        if new.disk == Disk.UP_TO_DATE:
+            self._r.attachment.lost_unflushed = False
+        if clears_crashed_primary(old, new):
+            self._r.attachment.crashed_primary = False
+        flags = metadata_flags(new, int(meta.flags), crashed_primary=self._r.attachment.crashed_primary)
+        if new.conn == Conn.WF_BITMAP_S and new.peer == Role.PRIMARY:
+            flags |= Flag.PRIMARY_IND  # the peer still works on our disk alone, until its bitmap says what it lacks
+        if Flag(before.flags) & ~Flag(flags) & Flag.PRIMARY_IND:
+            meta.save_bitmap()  # the activity log does not count any more: what it covered stands in the bitmap first
+        meta.put_flags(flags, 0xFFFFFFFF)
+        rule = mints_new_uuid(old, new, meta.uuids.bitmap, forced=promotion_forced)
+        if rule in POSTPONED:
+            self._r.mint_postponed = True
+        elif rule is not None:
+            self.force_new_generation(rule)
+        elif self._r.mint_postponed and (settling := settle_pending(old, new)) is not None:
+            self._r.mint_postponed = False
+            # writes that were frozen are in the bitmap already: the generation must move on in either case,
+            # unless a resync that covers them has begun
+            if meta.uuids.bitmap == 0:
+                self.force_new_generation(settling.rule)
+        self._note_changes_of_our_own(meta, new)
+        if old.disk >= Disk.INCONSISTENT or new.disk >= Disk.INCONSISTENT:
+            self._r.exposed_uuid = meta.uuids.current
+        if meta.superblock != before:
+            meta.save()
+
+    def _note_changes_of_our_own(self, meta: MetaStore, new: State) -> None:
+        """A resync that was cut off leaves its bitmap in use, and no new generation is minted then.
+
+        That this disk moved on alone since is told by bit 0 of the bitmap's generation, durably before anything
+        is acknowledged: if the peer had finished the resync and moves on too, it is a split brain.
+        """
+        alone = (new.role == Role.PRIMARY and new.conn < Conn.CONNECTED) or (
+            new.peer == Role.PRIMARY and new.pdsk < Disk.INCONSISTENT
+        )
+        uuids = meta.uuids
+        if not alone or uuids == uuids.written_alone() or new.disk < Disk.INCONSISTENT:
+            return
+        meta.put(uuids.written_alone())
+        self._freeze_until_saved("moved-on-alone")
+
+    def _freeze_until_saved(self, why: str) -> None:
+        """Save the superblock; nothing is acknowledged before it is durable."""
+        meta = self._r.meta
+        assert meta is not None
+        self._freezes += 1
+        reason = f"{why}-{self._freezes}"
+        self._r.primary.freeze(reason)
+
+        def durable(error: int) -> None:
+            if error:
+                # nobody was told that these are done, and nothing on disk tells that they are
+                self._r.primary.fail_held()
+            self._r.primary.thaw(reason)
+
+        meta.save(durable)
+
+    def force_new_generation(self, why: str) -> None:
+        """Mint a new current UUID in any case."""
+        meta = self._r.meta
+        assert meta is not None
+        uuids = meta.uuids.new_current(self._r.host.random64(), self._r.state.role == Role.PRIMARY)
+        meta.put(uuids)  # whoever calls saves, if we do not
+        self._r.host.log("info", why, f"new current UUID {':'.join(f'{u:016X}' for u in uuids)}")
+        self._freeze_until_saved("new-uuid")
+        if self._r.state.conn >= Conn.CONNECTED:
+            self._r.handshake.send_uuids()
