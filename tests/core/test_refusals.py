@@ -110,7 +110,7 @@ def test_no_common_protocol_version() -> None:
 
 def test_smaller_fresh_disk_makes_the_device_small() -> None:
     """Two fresh nodes agree on what both can hold."""
-    from .world import SimDisk
+    from .simdisk import SimDisk
 
     world = World(1, size_bytes=16 * MIB)
     small = World(1, size_bytes=8 * MIB).b.disk
@@ -125,7 +125,7 @@ def test_smaller_fresh_disk_makes_the_device_small() -> None:
 
 def test_peer_with_too_small_a_disk_is_refused() -> None:
     """The device never shrinks under its data."""
-    from .world import SimDisk
+    from .simdisk import SimDisk
 
     world = World(1, size_bytes=16 * MIB).pair()
     world.kill(world.b)

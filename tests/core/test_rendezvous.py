@@ -133,7 +133,7 @@ def test_either_side_may_come_first(who: str) -> None:
 )
 def test_strangers_do_not_disturb(garbage: bytes) -> None:
     """Whoever says something else is thrown out; the peer is still found, and an established pair lives on."""
-    from .world import Pipe, SimHost
+    from .simhost import Pipe, SimHost
 
     world = World(3)
     world.up(world.a)
