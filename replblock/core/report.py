@@ -53,6 +53,7 @@ def report(r: Resource) -> dict[str, Any]:
         "replblock-protocol": s.protocol,
         "replblock-last-error": last_error,
         "replblock-why": [{"rule": w["rule"], "text": w["text"]} for w in r.reasons],
+        "replblock-degraded-start": r.attachment.was_degraded,
         "replblock-unused-options": [],
     }
 

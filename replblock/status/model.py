@@ -192,6 +192,8 @@ RESOURCE: tuple[Key, ...] = (
     Key("replblock-protocol", _one_of(("A", "B", "C")), "A, B or C", "C", "when a write is complete"),
     Key("replblock-last-error", _text, "text", "", "the last thing that went wrong on this node"),
     Key("replblock-why", _list, "list of {rule, text}", [], "the decisions that led to this state, newest last"),
+    Key("replblock-degraded-start", _flag, "true or false", False,
+        "was Primary without a peer when it went down: degr-wfc-timeout applies"),
     Key("replblock-unused-options", _texts, "list of texts", [], "options that were accepted but do nothing here"),
 )
 
