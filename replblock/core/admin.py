@@ -14,6 +14,7 @@ from replblock.meta.superblock import Superblock
 from replblock.state.codes import Code
 from replblock.state.names import STARTING_SYNC, Conn, Disk, Role
 from replblock.state.packed import State, state_mask
+from replblock.state.requests import Reply as Verdict
 from replblock.state.requests import reply_to_request
 from replblock.state.transitions import Refusal
 from replblock.wire import flags
@@ -148,6 +149,8 @@ class Admin:
             r.state, request.mask, request.val, rules,
             own_change_in_flight=self.pending is not None, resolve_conflicts=link.resolve_conflicts,
         )  # fmt: skip
+        if verdict.state is not None and self._lifts_a_bad_source(verdict.state.conn):
+            verdict = Verdict(Code.NO_UP_TO_DATE_DISK, "source-not-up-to-date")
         r.links.send_meta(answer, StateChangeReply(int(verdict.code)).pack())
         if verdict.state is None:
             if verdict.code < Code.SUCCESS:
@@ -319,6 +322,9 @@ class Admin:
                 code = Code.IN_TRANSIENT_STATE if disk in (Disk.ATTACHING, Disk.NEGOTIATING) else code
                 reply(self.refused_code(code, None, "disk-not-ready-for-resync"))
                 return
+        if self._lifts_a_bad_source(conn):
+            reply(self.refused_code(Code.NO_UP_TO_DATE_DISK, None, "source-not-up-to-date"))
+            return
         refusal = r.would(conn=conn)
         if refusal is None and self.pending is not None:
             reply(self.busy())
@@ -341,6 +347,13 @@ class Admin:
             reply(Answer())
 
         self.ask_peer(answered, conn=conn)
+
+    def _lifts_a_bad_source(self, conn: int) -> bool:
+        """DRBD's adjustment of a wanted state would declare the source UpToDate, whatever its disk is."""
+        state = self._r.state
+        if conn == Conn.STARTING_SYNC_S:
+            return Disk.INCONSISTENT <= state.disk < Disk.UP_TO_DATE
+        return conn == Conn.STARTING_SYNC_T and Disk.INCONSISTENT <= state.pdsk < Disk.UP_TO_DATE
 
     def _invalidate(self, args: dict[str, Any], reply: Reply) -> None:
         r = self._r

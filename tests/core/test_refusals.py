@@ -221,3 +221,20 @@ def test_silence_in_the_handshake_ends() -> None:
     assert world.a.resource.state.conn == Conn.WF_CONNECTION
     world.heal()
     world.run_until(lambda: world.a.resource.state.conn == Conn.CONNECTED)
+
+
+@pytest.mark.parametrize("verb", ["invalidate", "invalidate_remote"])
+def test_bad_data_is_never_declared_the_source(verb: str) -> None:
+    """A disk that on-io-error pass_on left Inconsistent cannot be made the source of a full resync by order."""
+    world = World(14, on_io_error="pass_on").pair()
+    world.a.disk.fail_writes = True
+    world.write(world.a, 0, b"p" * 4096)
+    world.a.disk.fail_writes = False
+    world.run(50)
+    assert world.a.resource.state.disk == Disk.INCONSISTENT
+    answer = world.command(world.b if verb == "invalidate" else world.a, verb)
+    assert answer.exit_code == 17
+    assert world.a.resource.state.disk == Disk.INCONSISTENT and world.b.resource.state.disk == Disk.UP_TO_DATE
+    world.ok(world.a, "invalidate")
+    world.settle()
+    assert world.same_data() and world.read(world.a, 0, 4096) == b"p" * 4096
