@@ -106,7 +106,7 @@ def _up(run: Run, target: Target) -> int:
         if code:
             break
     if code and started:  # refused as a whole: leave nothing behind that would be in create-md's way
-        ask(run, target, "stop")
+        stop(run, target)
     return code or _not_served(run, target)
 
 

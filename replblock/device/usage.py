@@ -78,7 +78,7 @@ def write_back(descriptor: int, name: str) -> None:
 def _mounts(numbers: _Numbers, host: Host) -> Iterator[str]:
     """Every mount namespace is looked at once: a container may have mounted the device."""
     seen: set[str] = set()
-    for pid in _pids(host):
+    for pid in ("self", *_pids(host)):  # self first: in a chroot our own view of a mount point is the useful one
         try:
             space = os.readlink(f"{host.proc}/{pid}/ns/mnt")
         except OSError:

@@ -59,7 +59,7 @@ class Space:
         assert self.holder.stdout is not None and self.holder.stderr is not None
         if self.holder.stdout.readline() != "ready\n":
             raise AssertionError(f"no namespace: {self.holder.stderr.read()}")
-        self.enter = ["nsenter", "--net", "--mount", "--target", str(self.holder.pid)]
+        self.enter = ["nsenter", "--net", "--mount", "--root", "--wd", "--target", str(self.holder.pid)]
 
     def run(self, *command: str) -> str:
         return call(*self.enter, *command)
