@@ -40,9 +40,11 @@ def start(run: Run, target: Target) -> bool:
 def stop(run: Run, target: Target) -> int:
     """Take the resource down and wait until its process is gone. Nothing to do is success, as with drbdadm."""
     if not run.is_up(target.resource):
-        if run.verbose:
-            print(f"{target.resource}: not up")
-        return 0
+        if not os.path.exists(os.path.join(run.run_dir, f"{target.resource}.device")):
+            if run.verbose:
+                print(f"{target.resource}: not up")
+            return 0
+        start(run, target)  # an engine that was killed left its device behind: a new one knows how to take it away
     reply = ask(run, target, "stop")
     if reply.exit_code:
         return finish(run, target, reply)

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -165,7 +166,9 @@ class MountedFiles:
         """Nothing stays mounted."""
         self.stop_writer()
         for point in list(self._mounts.values()):
-            for options in ((), ("-l",)):
-                if os.path.ismount(point):
-                    subprocess.run(["umount", *options, str(point)], capture_output=True, check=False)
+            for patience_s in (0.2, 0.5, 1.0):
+                if os.path.ismount(point) and subprocess.run(["umount", point], capture_output=True).returncode:
+                    time.sleep(patience_s)  # an interrupted command may still be on its way out
+            if os.path.ismount(point):
+                subprocess.run(["umount", "-l", point], capture_output=True, check=False)
         self._mounts.clear()

@@ -132,11 +132,15 @@ class Node:
 
     def stop(self) -> None:
         """Whatever state it is in: end it, by its process number."""
-        try:
-            self.replctl("down", RESOURCE)
-        except DemoError:
+        for last in (False, True):
             try:
-                self.kill()
+                self.replctl("down", RESOURCE)
+                return
+            except DemoError:
+                if last:
+                    return
+            try:
+                self.kill()  # the next down takes away what a killed engine leaves behind
             except (OSError, ValueError):
                 return
 
