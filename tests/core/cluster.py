@@ -170,7 +170,9 @@ class Cluster:
         Nodes that do not know each other for replblock nodes have to treat that as a split brain.
         """
         if not host.settings.offer_ordered:  # type: ignore[attr-defined]
-            self.world.run_until(lambda: not host.busy_with_metadata)
+            self.world.run_until(
+                lambda: not host.busy_with_metadata and host.resource.state.conn != Conn.SYNC_SOURCE
+            )
 
     def up(self, host: SimHost) -> None:
         """Start it again; sometimes it is shot again while it starts."""
