@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from replblock.engine.client import NotUp, call
-from tests.e2e.waiting import PATIENCE_S, wait_for_end, wait_until
+from tests.e2e.waiting import PATIENCE_S, all_stopped, wait_for_end, wait_until
 
 MIB = 1 << 20
 PORT = 7788
@@ -191,7 +191,10 @@ class Node:
             return 0
 
     def signal(self, number: int) -> None:
-        os.kill(self.pid, number)
+        pid = self.pid
+        os.kill(pid, number)
+        if number == signal.SIGSTOP:
+            wait_until(lambda: all_stopped(pid), f"{self.name} stopped")
 
     def kill(self) -> None:
         """kill -9, and wait for the end."""

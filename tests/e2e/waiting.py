@@ -7,6 +7,7 @@ import os
 import select
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 PATIENCE_S = 30.0
@@ -39,3 +40,9 @@ def wait_for_end(pid: int, patience_s: float = PATIENCE_S) -> bool:
     finally:
         os.close(descriptor)
     return bool(ready)
+
+
+def all_stopped(pid: int) -> bool:
+    """Whether SIGSTOP has reached every thread; until then the process may still answer."""
+    states = [(task / "stat").read_text().rpartition(")")[2].split()[0] for task in Path(f"/proc/{pid}/task").iterdir()]
+    return set(states) == {"T"}

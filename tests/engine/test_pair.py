@@ -15,6 +15,7 @@ import nbd
 import pytest
 
 from replblock.engine import client
+from tests.e2e.waiting import all_stopped
 from tests.engine.conftest import wait_for
 from tests.engine.nodes import Node, nodes
 
@@ -158,6 +159,7 @@ def test_a_frozen_peer_is_given_up_and_caught_up_later(pair: tuple[Node, Node]) 
     handle = connect(alpha)
     size = handle.get_size()
     os.kill(beta.pid, signal.SIGSTOP)
+    wait_for(lambda: all_stopped(beta.pid))  # the signal is on its way: until then beta may still answer
     try:
         handle.pwrite(b"f" * 4096, 0)  # returns once the peer is given up
         assert alpha.status()["connections"][0]["connection-state"] != "Connected"
