@@ -136,6 +136,12 @@ class Attachment:
                 f"(111) Low.dev. smaller than requested DRBD-dev. size: {wanted // 2} KiB wanted by 'size', "
                 f"{usable // 2} KiB there"
             )
+        state, in_use = self._r.state, self._r.size_sectors
+        if usable < in_use and (state.conn >= Conn.CONNECTED or state.role == Role.PRIMARY):
+            return (
+                f"(111) Low.dev. smaller than requested DRBD-dev. size: the device in use has {in_use // 2} KiB, "
+                f"this disk offers {usable // 2} KiB"
+            )
         if superblock.la_size_sectors > usable and superblock.flags & Flag.CONSISTENT:
             return (
                 f"(170) Implicit device shrinking not allowed: the device had {superblock.la_size_sectors // 2} KiB, "

@@ -53,6 +53,7 @@ class Completion(PathState):
         if ident == ID_SYNCER:
             self._r.sync.source.on_neg_ack(sector, size)
             return
+        self._r.secondary.check_range(sector, size, Cmd.NEG_ACK)
         meta = self._r.meta
         if meta is not None:
             meta.bitmap.set_range(sector >> 3, -(-(sector * 512 + size) // 4096))

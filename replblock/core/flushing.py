@@ -81,6 +81,10 @@ class Flushing(Completion):
             self._r.disk_failed(error, "flushing")
             if not self._remote:
                 request.errno = errnos.EIO
+            elif self.log.closed and not request._waits & NET:
+                # under A and B the peer's disk was not waited for; now it is the only one that can keep the promise
+                request._waits |= NET
+                self.log.closed[-1].waiters.append(partial(self._flushed_there, request))
         request._waits &= ~LOCAL
         if not request._waits:
             self._complete(request)

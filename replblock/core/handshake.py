@@ -269,7 +269,7 @@ class Handshake:
             size = 0
         if not size:
             return
-        if self.running and r.meta is not None and r.size_sectors and size < r.size_sectors:
+        if r.meta is not None and r.size_sectors and size < r.size_sectors:
             if r.state.disk >= Disk.OUTDATED:
                 self._refuse(
                     "peer-too-small",

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING
 
 from replblock.core.host import Buffer
@@ -187,6 +188,9 @@ class LinkKeeper:
                 self._r.on_meta_packets(packets)
         except ProtocolError as error:
             self.protocol_error(error)
+        except (ValueError, struct.error) as error:
+            # a number that no honest peer sends: it costs the connection, not the engine
+            self.protocol_error(ProtocolError(f"a value that makes no sense ({error})"))
 
     def resume(self, packets: Sequence[tuple[int, int, memoryview]]) -> None:
         """Packets of the data connection that were held back."""

@@ -17,7 +17,7 @@ from replblock.core.host import Buffer
 from replblock.core.link import Link
 from replblock.core.overlap import BusyRanges
 from replblock.core.requests import Request
-from replblock.state.names import Conn, Disk
+from replblock.state.names import Conn, Disk, Role
 from replblock.state.packed import State
 from replblock.wire.commands import Cmd
 from replblock.wire.digests import digest
@@ -71,6 +71,7 @@ class PathState:
         self._remote = False
         self._out_of_sync = False
         self._has_disk = False
+        self._primary = False
         self._alone_ok = False
         self._mark_too = False
         self._flags = 0
@@ -101,6 +102,7 @@ class PathState:
         )
         version = self._link.version if self._link is not None else 0
         self._out_of_sync = conn in (Conn.AHEAD, Conn.WF_BITMAP_S) and version >= 96
+        self._primary = s.role == Role.PRIMARY
         self._has_disk = self._r.meta is not None and s.disk >= Disk.INCONSISTENT
         self._mark_too = conn == Conn.WF_BITMAP_T  # the peer does so too until it has our bitmap
         self._alone_ok = self._has_disk and s.disk == Disk.UP_TO_DATE

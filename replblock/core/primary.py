@@ -93,7 +93,11 @@ class PrimaryPath(Reads, Flushing):
             self._in_flight += 1
             self._in_flight_bytes += request.length_bytes
             op = request.op
-            if op == Op.WRITE:
+            if not self._primary and op not in (Op.READ, Op.FLUSH):
+                request.errno = errnos.EROFS  # demoted under its users
+                request._waits = 0
+                self._complete(request)
+            elif op == Op.WRITE:
                 self._write(request)
             elif op == Op.READ:
                 self._read(request)

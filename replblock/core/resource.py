@@ -55,6 +55,8 @@ class Resource:
         self.peer_integrity_alg = ""
         self.last_sent_bits = 0
         self.device_open = False
+        self.in_use: Callable[[], bool] = lambda: False
+        """Whether somebody holds the device; the engine, which has the doors, replaces it."""
         self.mint_postponed = False
         self.reasons: list[dict[str, Any]] = []
         self.aftermath = Aftermath(self)
@@ -85,7 +87,8 @@ class Resource:
     @property
     def local_reads_ok(self) -> bool:
         """A door may read straight from the local disk."""
-        return self.state.disk == Disk.UP_TO_DATE
+        state = self.state
+        return state.disk == Disk.UP_TO_DATE and state.role == Role.PRIMARY and not self.primary.frozen
 
     def is_idle(self) -> bool:
         """Nothing under way."""
@@ -154,7 +157,7 @@ class Resource:
     def on_sent(self, sock: int) -> None:
         """Everything queued for `sock` is with TCP now."""
         link = self.links.link
-        if link is not None and sock == link.data:
+        if link is not None and sock == link.data and not self.host.unsent_bytes(sock):
             self.primary.on_sent()
 
     def on_timer(self, name: str) -> None:

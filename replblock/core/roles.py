@@ -154,7 +154,8 @@ class Roles:
                 durable(0)
 
         if disk is not None and meta is not None:
-            meta.flush(flushed)  # what the peer sent before it vanished is on disk before anybody builds on it
+            # what the peer sent before it vanished is written and on disk before anybody builds on it
+            r.secondary.when_written(lambda: meta.flush(flushed))
         else:
             durable(0)
 

@@ -45,7 +45,9 @@ if TYPE_CHECKING:
     from replblock.core.resource import Resource
 
 _ACK_100 = struct.Struct(">IHHIIQ8sII")
-MAX_ACKS_BYTES = 1 << 16
+MAX_READ_BYTES = 1 << 20
+MAX_PENDING_BYTES = 64 << 20
+"""Writes of the peer that wait for this disk: beyond this the data connection is not read until half of it is done."""
 
 
 class SecondaryPath:
@@ -61,6 +63,8 @@ class SecondaryPath:
         """A barrier waits for its flush: packets of the data connection wait behind it."""
         self._epoch_size = 0
         self._pending = 0
+        self._pending_bytes = 0
+        self._room: Callable[[], None] | None = None
         self._when_written: list[Callable[[], None]] = []
         self._digest: Callable[[Buffer], bytes] | None = None
         self._digest_bytes = 0
@@ -97,8 +101,8 @@ class SecondaryPath:
         self._link = None
         self._acks.clear()
         self._held.clear()
+        self._room = None
         self.holding = False
-        self._when_written.clear()
 
     # --- holding back ---
 
@@ -152,13 +156,18 @@ class SecondaryPath:
         sector, ident, _seq, flags = DATA_BODY.unpack_from(body)
         payload = self.verified(body[24:], Cmd.DATA)
         size = len(payload)
-        self._check_range(sector, size, Cmd.DATA)
+        self.check_range(sector, size, Cmd.DATA)
         self._epoch_size += 1
         self.received_sectors += size >> 9
         flags = self._flags(link, flags)
         if flags & DP_SEND_RECEIVE_ACK:
             self._ack(link, Cmd.RECV_ACK, sector, ident, size)
         self._apply(link, sector, size, ident, flags, payload, None)
+        if self._pending_bytes > MAX_PENDING_BYTES and not self.holding:
+            self._hold_until(self._wait_for_room)
+
+    def _wait_for_room(self, go_on: Callable[[], None]) -> None:
+        self._room = go_on
 
     def verified(self, payload: memoryview, cmd: Cmd) -> memoryview:
         """Take the integrity digest off a payload; a wrong one costs the peer the connection."""
@@ -182,7 +191,7 @@ class SecondaryPath:
         if link is None:
             raise ProtocolError(f"P_{cmd.name} before the handshake", cmd)
         trim = Trim.unpack(body)
-        self._check_range(trim.sector, trim.size_bytes, cmd)
+        self.check_range(trim.sector, trim.size_bytes, cmd)
         self._epoch_size += 1
         flags = self._flags(link, trim.dp_flags)
         if flags & DP_SEND_RECEIVE_ACK:
@@ -197,7 +206,8 @@ class SecondaryPath:
         protocol = self._r.settings.protocol
         return flags | (DP_SEND_WRITE_ACK if protocol == "C" else DP_SEND_RECEIVE_ACK if protocol == "B" else 0)
 
-    def _check_range(self, sector: int, size_bytes: int, cmd: Cmd) -> None:
+    def check_range(self, sector: int, size_bytes: int, cmd: Cmd) -> None:
+        """Raises ProtocolError unless the range lies within the device."""
         if size_bytes % 512 or (sector << 9) + size_bytes > self._r.size_bytes or not size_bytes:
             raise ProtocolError(f"P_{cmd.name} of {size_bytes} bytes at sector {sector} is beyond the device", cmd)
 
@@ -220,8 +230,9 @@ class SecondaryPath:
         if turn is None:
             if alone and r.meta is not None:
                 r.meta.bitmap.set_range(start >> 12, -(-end // 4096))
-            if busy.count and busy.queue(start, end, "waiting", partial(self._again, again)):
+            if busy.count and busy.queue(start, end, "waiting", partial(self._again, size, again)):
                 self._pending += 1
+                self._pending_bytes += size
                 return
         disk, meta = r.disk, r.meta
         if disk is None or meta is None:
@@ -235,9 +246,10 @@ class SecondaryPath:
             first, last = start >> 22, (end - 1) >> 22
             if not activity.covers(first, last):
                 self._pending += 1
+                self._pending_bytes += size
                 # not "local" yet: nothing that waits for the activity log may keep its extents from being evicted
                 turn = turn or busy.add(start, end, "waiting")
-                activity.want(first, last, partial(self._again, again, turn))
+                activity.want(first, last, partial(self._again, size, again, turn))
                 return
         if turn is not None:
             turn.why = "local"
@@ -245,6 +257,7 @@ class SecondaryPath:
         if flags & DP_FUA:
             entry = turn or busy.add(start, end, "local")
             self._pending += 1
+            self._pending_bytes += size
             later = partial(self._written_later, link, sector, size, ident, flags, entry)
             if payload is not None:
                 disk.write_fua(start, payload, later)
@@ -259,13 +272,15 @@ class SecondaryPath:
         if result == PENDING:
             done.busy = turn or busy.add(start, end, "local")
             self._pending += 1
+            self._pending_bytes += size
         else:
             self._written(link, sector, size, ident, flags, result)
             if turn is not None:
                 busy.free(turn)
 
-    def _again(self, apply: Callable[[Busy], None], turn: Busy) -> None:
+    def _again(self, size: int, apply: Callable[[Busy], None], turn: Busy) -> None:
         self._pending -= 1
+        self._pending_bytes -= size
         apply(turn)
         self._drain()
 
@@ -280,12 +295,23 @@ class SecondaryPath:
         self, link: Link, sector: int, size: int, ident: bytes, flags: int, busy: object, error: int
     ) -> None:
         self._pending -= 1
+        self._pending_bytes -= size
         self._written(link, sector, size, ident, flags, error)
         self._r.primary.busy.free(busy)  # type: ignore[arg-type]
         self._drain()
         self._r.primary.local_done()
 
+    def when_written(self, callback: Callable[[], None]) -> None:
+        """Call back when every write the peer has sent is on this disk (not yet flushed)."""
+        if self._pending:
+            self._when_written.append(callback)
+        else:
+            callback()
+
     def _drain(self) -> None:
+        if self._room is not None and self._pending_bytes < MAX_PENDING_BYTES // 2:
+            go_on, self._room = self._room, None
+            go_on()
         if not self._pending and self._when_written:
             waiting, self._when_written = self._when_written, []
             for callback in waiting:
@@ -346,10 +372,7 @@ class SecondaryPath:
                 self._acks.clear()
             go_on()
 
-        if self._pending:
-            self._when_written.append(written)
-        else:
-            written()
+        self.when_written(written)
 
     # --- the rest ---
 
@@ -358,7 +381,7 @@ class SecondaryPath:
         desc = BlockDesc.unpack(body)
         meta = self._r.meta
         if meta is not None:
-            self._check_range(desc.sector, desc.size_bytes, Cmd.OUT_OF_SYNC)
+            self.check_range(desc.sector, desc.size_bytes, Cmd.OUT_OF_SYNC)
             end = (desc.sector << 9) + desc.size_bytes
             meta.bitmap.set_range(desc.sector >> 3, -(-end // 4096))
 
@@ -368,7 +391,9 @@ class SecondaryPath:
         if link is None:
             raise ProtocolError("P_DATA_REQUEST before the handshake", Cmd.DATA_REQUEST)
         request = BlockReq.unpack(body)
-        self._check_range(request.sector, request.size_bytes, Cmd.DATA_REQUEST)
+        self.check_range(request.sector, request.size_bytes, Cmd.DATA_REQUEST)
+        if request.size_bytes > MAX_READ_BYTES:
+            raise ProtocolError(f"P_DATA_REQUEST for {request.size_bytes} bytes at once", Cmd.DATA_REQUEST)
         self._serve(link, request)
 
     def _serve(self, link: Link, request: BlockReq) -> None:

@@ -89,6 +89,7 @@ class ResyncSource:
 
     def on_write_ack(self, sector: int, size_bytes: int) -> None:
         """P_RS_WRITE_ACK of resync data: the target has it."""
+        self._r.secondary.check_range(sector, size_bytes, Cmd.RS_WRITE_ACK)
         if Conn.SYNC_SOURCE <= self._r.state.conn <= Conn.PAUSED_SYNC_T:
             self._r.sync.clear_bits(sector << 9, size_bytes)
 

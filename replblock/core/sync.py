@@ -186,7 +186,7 @@ class Resync:
                 Policies(s.after_sb_0pri, s.after_sb_1pri, s.after_sb_2pri, s.always_asbp, s.rr_conflict),
                 link.resolve_conflicts,
                 r.handshake.dry_run or bool(r.handshake.peer_conn_flags & flags.CF_DRY_RUN),
-                not r.device_open,
+                not r.in_use(),
                 bool(link.features & flags.FEATURE_ORDERED),
             )
         )
@@ -207,6 +207,7 @@ class Resync:
             if name in s.handlers:
                 r.host.run_handler(name, {}, lambda code: None)
         if decision.demote:
+            r.primary.ready = False
             r.change("after-sb-demote", forced=True, role=Role.SECONDARY)
         return decision
 
@@ -363,6 +364,8 @@ class Resync:
         """Pauses, and the peer that was forced to Primary."""
         if considers_resync(old, new):
             self._consider = True
+        if old.role != new.role == Role.PRIMARY:
+            self.target.promoted()
         if old.conn == Conn.SYNC_TARGET and new.conn != Conn.SYNC_TARGET:
             self.target.stop()
         elif old.conn == Conn.PAUSED_SYNC_T and new.conn == Conn.SYNC_TARGET:

@@ -84,6 +84,17 @@ class ResyncTarget:
             if busy is not None:
                 self._r.primary.busy.free(busy)
 
+    def promoted(self) -> None:
+        """From now on application writes come here: they wait for what was asked for, else its older data wins.
+
+        Not before: a Secondary applies its peer's writes and the replies in the order in which they arrive.
+        """
+        for first, (length, busy) in self._outstanding.items():
+            if busy is None:
+                start = first * BLOCK_BYTES
+                end = min(start + length * BLOCK_BYTES, self._r.size_bytes)
+                self._outstanding[first] = (length, self._r.primary.busy.add(start, end, "resync"))
+
     def on_timer(self) -> None:
         """Every 100 ms."""
         if self.running:

@@ -24,6 +24,8 @@ from replblock.engine.zeroing import zero_range
 from replblock.meta.geometry import Geometry
 
 POOL_THREADS = 4
+CLOSE_PATIENCE_S = 0.5
+"""How long `close` waits for each kind of worker; the loop stands still meanwhile."""
 SLOW_WRITE_S = 0.005
 SLOW_PERIOD_S = 0.25
 MEAN_SHARE = 1 / 16
@@ -151,9 +153,9 @@ class FileDisk:
     def close(self) -> None:
         for worker in (self._pool, self._flusher, self._meta_writer):
             worker.stop()
-        # The workers hold no descriptor themselves: wait for them, then the last reference closes it.
+        # A job that a stuck device still holds keeps the descriptors open until it returns (see _attempt).
         for worker in (self._pool, self._flusher, self._meta_writer):
-            worker.join(5)
+            worker.join(CLOSE_PATIENCE_S)
         self.descriptor = None
         self._fd = -1
         self._data = self._buffered = self._meta = Descriptor(-1)
@@ -177,22 +179,18 @@ class FileDisk:
         self._post(done, problem)
 
     def _zero_job(self, offset_bytes: int, length_bytes: int, may_punch: bool, done: Done) -> None:
-        fd = self._buffered.fd
-        self._post(done, self._attempt(zero_range, fd, offset_bytes, length_bytes, may_punch))
+        problem = self._attempt(lambda: zero_range(self._buffered.fd, offset_bytes, length_bytes, may_punch))
+        self._post(done, problem)
 
     def _read_job(self, offset_bytes: int, length_bytes: int, done: ReadDone) -> None:
-        data: Buffer = b""
-        problem = 0
-        try:
-            data = self._get(offset_bytes, length_bytes)
-        except OSError as error:
-            problem = error.errno or errno.EIO
-        self._post(done, problem, data)
+        found: list[Buffer] = []
+        problem = self._attempt(lambda: found.append(self._get(offset_bytes, length_bytes)))
+        self._post(done, problem, found[0] if found else b"")
 
     def _flush_batch(self, dones: list[Done]) -> None:
         problem = self._sync_errno
         if not problem and self._flushes:
-            problem = self._sync_errno = self._attempt(os.fdatasync, self._fd)
+            problem = self._sync_errno = self._attempt(lambda: os.fdatasync(self._fd))
         for done in dones:
             self._post(done, problem)
 
@@ -221,12 +219,18 @@ class FileDisk:
         self._mean_s = 0.0
         self._slow_until = time.monotonic() + SLOW_PERIOD_S
 
-    @staticmethod
-    def _attempt(call: Callable[..., Any], *args: Any) -> int:
+    def _attempt(self, call: Callable[..., Any], *args: Any) -> int:
+        """Run a job's call; 0 or its errno. Its descriptors stay open meanwhile, whatever `close` does.
+
+        Otherwise a call that was stuck could go on in whatever file got the number next.
+        """
+        held = (self._data, self._buffered, self._meta)
         try:
             call(*args)
         except OSError as error:
             return error.errno or errno.EIO
+        finally:
+            del held
         return 0
 
     def _write_rest(self, offset_bytes: int, data: Buffer, written: int) -> None:

@@ -73,6 +73,7 @@ class Engine:
         self.core = make_core(self.settings, self.loop)
         self.loop.core = self.core
         self.door = Door(self.loop, ("", str(self.volume)))
+        self.core.in_use = lambda: bool(self.door.clients)
         self.guard = Guard(self.loop)
         self.device = DeviceKeeper(
             names.run_dir,

@@ -152,7 +152,12 @@ def primary(engine: Engine, args: Args, client: Client) -> None:
             reply(0, list(found.lines), dict(found.data))
         else:
             engine.log.write("error", "attach-device-failed", str(problem))
-            engine.core.command("secondary", {"device_open": False}, lambda back: reply(EXIT_FATAL, [str(problem)]))
+            engine.door.shut("the device could not be attached")
+            engine.core.command("secondary", {"device_open": False}, lambda back: undone(problem))
+
+    def undone(problem: Exception) -> None:
+        engine.door.reopen()
+        reply(EXIT_FATAL, [str(problem)])
 
     _aside(engine, keeper.reserve, reserved)
 
