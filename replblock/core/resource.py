@@ -228,7 +228,7 @@ class Resource:
             Cmd.ZEROES: s.on_zeroes,
             Cmd.BARRIER: s.on_barrier,
             Cmd.OUT_OF_SYNC: s.on_out_of_sync,
-            Cmd.DATA_REQUEST: s.on_data_request,
+            Cmd.DATA_REQUEST: s.reads.on_data_request,
             Cmd.DATA_REPLY: p.on_data_reply,
             Cmd.UNPLUG_REMOTE: _ignore,
             Cmd.DELAY_PROBE: _ignore,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from replblock.core.host import PENDING, Buffer
 from replblock.core.link import Link
 from replblock.core.overlap import Busy
+from replblock.core.peer_reads import PeerReads
 from replblock.state.names import Conn, Disk, Role
 from replblock.wire.commands import Cmd
 from replblock.wire.digests import digest, digest_size
@@ -36,7 +37,6 @@ from replblock.wire.packets import (
     BarrierAck,
     BlockAck,
     BlockDesc,
-    BlockReq,
     Data,
     Trim,
 )
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from replblock.core.resource import Resource
 
 _ACK_100 = struct.Struct(">IHHIIQ8sII")
-MAX_READ_BYTES = 1 << 20
 MAX_PENDING_BYTES = 64 << 20
 """Writes of the peer that wait for this disk: beyond this the data connection is not read until half of it is done."""
 
@@ -69,6 +68,7 @@ class SecondaryPath:
         self._digest: Callable[[Buffer], bytes] | None = None
         self._digest_bytes = 0
         self._seq = 0
+        self.reads = PeerReads(self)
         self.received_sectors = 0
         self.written_sectors = 0
 
@@ -130,7 +130,8 @@ class SecondaryPath:
 
     # --- acknowledgements ---
 
-    def _ack(self, link: Link, cmd: Cmd, sector: int, ident: bytes, size_bytes: int) -> None:
+    def ack(self, link: Link, cmd: Cmd, sector: int, ident: bytes, size_bytes: int) -> None:
+        """Queue a p_block_ack for the end of the wake-up."""
         if self._link is not link:
             return
         self._seq = seq = (self._seq + 1) & 0xFFFFFFFF
@@ -161,7 +162,7 @@ class SecondaryPath:
         self.received_sectors += size >> 9
         flags = self._flags(link, flags)
         if flags & DP_SEND_RECEIVE_ACK:
-            self._ack(link, Cmd.RECV_ACK, sector, ident, size)
+            self.ack(link, Cmd.RECV_ACK, sector, ident, size)
         self._apply(link, sector, size, ident, flags, payload, None)
         if self._pending_bytes > MAX_PENDING_BYTES and not self.holding:
             self._hold_until(self._wait_for_room)
@@ -195,7 +196,7 @@ class SecondaryPath:
         self._epoch_size += 1
         flags = self._flags(link, trim.dp_flags)
         if flags & DP_SEND_RECEIVE_ACK:
-            self._ack(link, Cmd.RECV_ACK, trim.sector, trim.block_id, trim.size_bytes)
+            self.ack(link, Cmd.RECV_ACK, trim.sector, trim.block_id, trim.size_bytes)
         punch = (cmd == Cmd.TRIM and bool(link.features & FEATURE_WZEROES)) or bool(trim.dp_flags & DP_DISCARD)
         self._apply(link, trim.sector, trim.size_bytes, trim.block_id, flags, None, punch)
 
@@ -301,6 +302,16 @@ class SecondaryPath:
         self._drain()
         self._r.primary.local_done()
 
+    @property
+    def resource(self) -> Resource:
+        """Whose path this is."""
+        return self._r
+
+    @property
+    def link(self) -> Link | None:
+        """The connection, from its handshake until it is lost."""
+        return self._link
+
     def when_written(self, callback: Callable[[], None]) -> None:
         """Call back when every write the peer has sent is on this disk (not yet flushed)."""
         if self._pending:
@@ -330,10 +341,10 @@ class SecondaryPath:
         if in_sync and r.meta is not None:
             r.sync.clear_bits(sector << 9, size)
         if flags & DP_SEND_WRITE_ACK:
-            self._ack(link, Cmd.RS_WRITE_ACK if in_sync else Cmd.WRITE_ACK, sector, ident, size)
+            self.ack(link, Cmd.RS_WRITE_ACK if in_sync else Cmd.WRITE_ACK, sector, ident, size)
 
     def _nack(self, link: Link, sector: int, ident: bytes, size: int) -> None:
-        self._ack(link, Cmd.NEG_ACK, sector, ident, size)
+        self.ack(link, Cmd.NEG_ACK, sector, ident, size)
 
     # --- barriers ---
 
@@ -385,45 +396,6 @@ class SecondaryPath:
             end = (desc.sector << 9) + desc.size_bytes
             meta.bitmap.set_range(desc.sector >> 3, -(-end // 4096))
 
-    def on_data_request(self, body: memoryview) -> None:
-        """P_DATA_REQUEST: a read of a peer without (good) data."""
-        link = self._link
-        if link is None:
-            raise ProtocolError("P_DATA_REQUEST before the handshake", Cmd.DATA_REQUEST)
-        request = BlockReq.unpack(body)
-        self.check_range(request.sector, request.size_bytes, Cmd.DATA_REQUEST)
-        if request.size_bytes > MAX_READ_BYTES:
-            raise ProtocolError(f"P_DATA_REQUEST for {request.size_bytes} bytes at once", Cmd.DATA_REQUEST)
-        self._serve(link, request)
-
-    def _serve(self, link: Link, request: BlockReq) -> None:
-        if self._link is not link:
-            return
-        start = request.sector << 9
-        busy = self._r.primary.busy.find(start, start + request.size_bytes)
-        if busy is not None:
-            busy.waiters.append(partial(self._serve, link, request))  # never older than what was acknowledged
-            return
-        disk = self._r.disk
-        if disk is None or self._r.state.disk != Disk.UP_TO_DATE:
-            self._ack(link, Cmd.NEG_DREPLY, request.sector, request.block_id, request.size_bytes)
-            return
-        done = partial(self._read, link, request)
-        result = disk.read(request.sector << 9, request.size_bytes, done)
-        if not isinstance(result, int):
-            self._read(link, request, 0, result)
-        elif result != PENDING:
-            self._read(link, request, result, b"")
-
-    def _read(self, link: Link, request: BlockReq, error: int, data: Buffer) -> None:
-        if self._link is not link:
-            return
-        if error:
-            self._ack(link, Cmd.NEG_DREPLY, request.sector, request.block_id, request.size_bytes)
-            self._r.disk_failed(error, f"reading {request.size_bytes} bytes at {request.sector << 9} for the peer")
-            return
-        self.send_block(link, Cmd.DATA_REPLY, request.sector, request.block_id, data)
-
     def send_block(self, link: Link, cmd: Cmd, sector: int, ident: bytes, data: Buffer) -> None:
         """P_DATA_REPLY or P_RS_DATA_REPLY with its digest."""
         extra = self._digest(data) if self._digest is not None else b""
@@ -439,7 +411,7 @@ class SecondaryPath:
 
     def ack_resync(self, link: Link, cmd: Cmd, ack: BlockAck) -> None:
         """P_RS_WRITE_ACK and friends go the way of all acks, in order."""
-        self._ack(link, cmd, ack.sector, ack.block_id, ack.size_bytes)
+        self.ack(link, cmd, ack.sector, ack.block_id, ack.size_bytes)
 
 
 class _Later:
