@@ -198,7 +198,7 @@ NET = (
 )
 
 OPTIONS = (
-    text("options", "cpu-mask", "CPUs of the kernel threads, hexadecimal", SYNCER, "accepted"),
+    text("options", "cpu-mask", "CPUs that work for the resource, hexadecimal", SYNCER),
     enum("options", "on-no-data-accessible", "io-error suspend-io", "neither node's disk can serve a request", SYNCER),
 )
 
