@@ -43,6 +43,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=512, metavar="MIB", help="of each backing file")
     parser.add_argument("--sparse", action="store_true", help="do not allocate the backing files")
     parser.add_argument("--al-extents", type=int, default=1237, help="replblock's activity log, in units of 4 MiB")
+    parser.add_argument("--cpu-mask", default="0", help="replblock's cpu-mask, hexadecimal; 0: all processors")
     parser.add_argument("--dir", type=Path, default=RESULTS, help="where the backing files live (a real disk)")
     parser.add_argument("--tmpfs", action="store_true", help=f"a second run on {TMPFS}: the ceiling of the software")
     parser.add_argument("--only", default="", metavar="TEXT,…", help="contestants whose label contains one of these")
@@ -66,7 +67,8 @@ def chosen_jobs(options: argparse.Namespace) -> list[Job]:
 def chosen_contestants(options: argparse.Namespace, base: Path) -> list[Contestant]:
     size, sparse = options.size * MIB, options.sparse
     peers: list[Contestant] = [peer(base / f"peer{n}", size, sparse=sparse) for n, peer in enumerate(PEERS)]
-    pairs = [ReplblockPair(base / f"pair{n}", size, sparse=sparse, variant=variant, al_extents=options.al_extents)
+    pairs = [ReplblockPair(base / f"pair{n}", size, sparse=sparse, variant=variant, al_extents=options.al_extents,
+                           cpu_mask=options.cpu_mask)
              for n, variant in enumerate(VARIANTS)]
     return [contestant for contestant in (*peers, *pairs) if picked(options.only, contestant.label)]
 
@@ -100,6 +102,7 @@ def run_on(base: Path, options: argparse.Namespace) -> tuple[Section, list[Copy]
     try:
         layout = "sparse" if options.sparse else "allocated"
         title = f"{file_system_of(scratch)}, {options.size} MiB {layout}, al-extents {options.al_extents}"
+        title += f", cpu-mask {options.cpu_mask}"
         contestants = chosen_contestants(options, scratch)
         check_room(scratch, contestants)
         section = measure(title, contestants, chosen_jobs(options), rounds=options.rounds, seconds=options.seconds,

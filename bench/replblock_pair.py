@@ -22,6 +22,7 @@ CONFIG = """\
 resource r0 {{
     net {{ protocol {protocol}; }}
     disk {{ resync-rate 4G; c-plan-ahead 0; al-extents {al_extents}; }}
+    options {{ cpu-mask {cpu_mask}; }}
     replblock {{ attach none; door {door}; }}
 {hosts}}}
 """
@@ -49,12 +50,13 @@ VARIANTS = tuple(Variant(protocol, door) for door in ("nbdkit", "direct") for pr
 
 class ReplblockPair(Contestant):
     def __init__(self, directory: Path, size_bytes: int, *, sparse: bool = False,
-                 variant: Variant = VARIANTS[0], al_extents: int = 1237) -> None:
+                 variant: Variant = VARIANTS[0], al_extents: int = 1237, cpu_mask: str = "0") -> None:
         super().__init__(directory, size_bytes, sparse=sparse)
         self.size_bytes += METADATA_BYTES
         self.variant = variant
         self.label = variant.label
         self.al_extents = al_extents
+        self.cpu_mask = cpu_mask
         self.up: list[str] = []         # nodes to take down again
 
     def files(self) -> list[Path]:
@@ -79,7 +81,7 @@ class ReplblockPair(Contestant):
         hosts = "".join(HOST.format(node=node, minor=minor, disk=disk, port=free_port())
                         for minor, (node, disk) in enumerate(zip(NODES, self.files(), strict=True)))
         config = CONFIG.format(protocol=self.variant.protocol, door=self.variant.door,
-                               al_extents=self.al_extents, hosts=hosts)
+                               al_extents=self.al_extents, cpu_mask=self.cpu_mask, hosts=hosts)
         (self.directory / "drbd.conf").write_text(config)
         for node in NODES:
             self.replctl(node, "create-md", "--force", "r0")
