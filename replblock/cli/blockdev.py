@@ -92,7 +92,9 @@ def _open(path: str, write: bool, what: str, shared: bool) -> int:
 
 def _advice(path: str, what: str, number: int) -> str:
     if number == errno.ENOENT:
-        return f"'{what}' in the configuration names it; is the disk plugged in? a test file: truncate -s 1G {path}"
+        if path.startswith("/dev/"):  # a file made there would only hide the missing disk
+            return f"'{what}' in the configuration names it; is the disk plugged in? see: lsblk"
+        return f"'{what}' in the configuration names it; to try with a file: truncate -s 1G {path}"
     if number in (errno.EACCES, errno.EPERM):
         return f"run it as root, or give yourself the right to: ls -l {path}"
     if number == errno.EROFS:

@@ -6,14 +6,13 @@ Order and contents: DRBD 8.4 wire format, sequence after authentication.
 
 from __future__ import annotations
 
-import hmac as constant_time
 from typing import TYPE_CHECKING
 
 from replblock.core.link import Link
 from replblock.meta.superblock import Flag
 from replblock.state.names import Conn, Disk
 from replblock.wire import agreement, flags
-from replblock.wire.auth import expect_challenge
+from replblock.wire.auth import check_response, expect_challenge
 from replblock.wire.commands import Cmd
 from replblock.wire.digests import hmac_response
 from replblock.wire.errors import ProtocolError
@@ -23,11 +22,6 @@ from replblock.wire.headers import pack_packet
 if TYPE_CHECKING:
     from replblock.core.resource import Resource
 
-AFTER_SB = {
-    "disconnect": 0, "discard-younger-primary": 1, "discard-older-primary": 2, "discard-zero-changes": 3,
-    "discard-least-changes": 4, "discard-local": 5, "discard-remote": 6, "consensus": 7, "discard-secondary": 8,
-    "call-pri-lost-after-sb": 9, "violently-as0p": 10, "violently": 10,
-}  # fmt: skip
 CHALLENGE_BYTES = 64
 MAX_BIO_BYTES = 1 << 20
 
@@ -116,8 +110,7 @@ class Handshake:
         alg = r.settings.cram_hmac_alg
         if not alg or not self._challenge:
             raise ProtocolError("P_AUTH_RESPONSE without a challenge", Cmd.AUTH_RESPONSE)
-        right = hmac_response(alg, r.settings.shared_secret, self._challenge)
-        if not constant_time.compare_digest(right, bytes(body)):
+        if check_response(alg, r.settings.shared_secret, self._challenge, body) is not None:
             self._refuse(
                 "auth-failed",
                 f"Authentication of peer failed: the shared-secret (or cram-hmac-alg {alg}) differs between the nodes; "
@@ -158,7 +151,7 @@ class Handshake:
         conn_flags |= flags.CF_DRY_RUN if self.dry_run else 0
         return Protocol(
             "ABC".index(s.protocol) + 1,
-            AFTER_SB[s.after_sb_0pri], AFTER_SB[s.after_sb_1pri], AFTER_SB[s.after_sb_2pri],
+            *(agreement.AFTER_SB[policy] for policy in (s.after_sb_0pri, s.after_sb_1pri, s.after_sb_2pri)),
             conn_flags, int(s.allow_two_primaries), s.data_integrity_alg,
         )  # fmt: skip
 

@@ -75,7 +75,6 @@ class PathState:
         self._alone_ok = False
         self._mark_too = False
         self._flags = 0
-        self._promise = NET
         self._link: Link | None = None
         self._ordered = False
         self._digest: Callable[[Buffer], bytes] | None = None
@@ -107,7 +106,6 @@ class PathState:
         self._mark_too = conn == Conn.WF_BITMAP_T  # the peer does so too until it has our bitmap
         self._alone_ok = self._has_disk and s.disk == Disk.UP_TO_DATE
         flags = DP_RW_SYNC
-        self._promise = NET
         resyncing = Conn.SYNC_SOURCE <= conn <= Conn.PAUSED_SYNC_T and conn not in (Conn.VERIFY_S, Conn.VERIFY_T)
         protocol = self._r.settings.protocol
         if resyncing:

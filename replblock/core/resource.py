@@ -22,7 +22,6 @@ from replblock.core.requests import Request
 from replblock.core.secondary import SecondaryPath
 from replblock.core.settings import Settings
 from replblock.core.sync import Resync
-from replblock.meta.superblock import Flag
 from replblock.state.generations import plain
 from replblock.state.names import Conn, Disk, Role
 from replblock.state.packed import State
@@ -369,11 +368,6 @@ class Resource:
         self.host.log(level, rule, text)
         self.reasons.append({"rule": rule, "text": text, "time": self.host.wall_s()})
         del self.reasons[:-WHY_KEPT]
-
-    @property
-    def al_disabled(self) -> bool:
-        """al-updates no."""
-        return self.meta is not None and bool(self.meta.flags & Flag.AL_DISABLED)
 
 
 _BEFORE_AUTHENTICATION = frozenset({Cmd.CONNECTION_FEATURES, Cmd.AUTH_CHALLENGE, Cmd.AUTH_RESPONSE})

@@ -12,7 +12,6 @@ from replblock.core.overlap import Busy
 from replblock.state.names import Conn, Disk
 from replblock.wire.commands import Cmd
 from replblock.wire.errors import ProtocolError
-from replblock.wire.flags import ID_SYNCER
 from replblock.wire.packets import BlockAck, BlockReq
 
 if TYPE_CHECKING:
@@ -133,6 +132,3 @@ class ResyncSource:
     def reset(self) -> None:
         """The connection is gone."""
         self._finishing = False
-
-
-SYNCER = ID_SYNCER

@@ -10,7 +10,7 @@ from replblock.core.host import PENDING
 from replblock.core.link import Link
 from replblock.core.overlap import ON_DISK, Busy
 from replblock.core.rate import STEP_MS, RateController
-from replblock.state.names import Conn, Disk, Role
+from replblock.state.names import Conn, Role
 from replblock.wire.commands import Cmd
 from replblock.wire.errors import ProtocolError
 from replblock.wire.flags import ID_SYNCER
@@ -281,6 +281,3 @@ class ResyncTarget:
             r.sync.finished_as_target(failed)
 
         r.flush_disk(flushed)
-
-
-UP_TO_DATE = Disk.UP_TO_DATE
