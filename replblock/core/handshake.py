@@ -149,9 +149,10 @@ class Handshake:
         s = self._r.settings
         conn_flags = flags.CF_DISCARD_MY_DATA if self.discard_my_data else 0
         conn_flags |= flags.CF_DRY_RUN if self.dry_run else 0
+        after = agreement.AFTER_SB
         return Protocol(
             "ABC".index(s.protocol) + 1,
-            *(agreement.AFTER_SB[policy] for policy in (s.after_sb_0pri, s.after_sb_1pri, s.after_sb_2pri)),
+            after[s.after_sb_0pri], after[s.after_sb_1pri], after[s.after_sb_2pri],
             conn_flags, int(s.allow_two_primaries), s.data_integrity_alg,
         )  # fmt: skip
 
