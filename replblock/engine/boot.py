@@ -66,12 +66,20 @@ def refuse_what_is_missing(view: NodeView, config_path: str) -> None:
             raise ConfigError(file, line, f"'{option} {word}' is not supported yet; {instead}")
 
 
+def mask_number(mask: str) -> int:
+    """The kernel's notation: hexadecimal, with commas between groups of 32 processors."""
+    number = 0
+    for group in mask.removeprefix("0x").split(","):
+        number = number << 32 | int(group or "0", 16)
+    return number
+
+
 def obey_cpu_mask(mask: str, log: Log) -> None:
     """options { cpu-mask }: this process, every thread of it, on these processors only. Before any thread begins.
 
-    The threads of nbdkit and the loop share one interpreter; on one processor they hand it over most cheaply.
+    Where it names several, the threads that serve clients sit on one of them at a time (engine.processor).
     """
-    wanted = int(mask or "0", 16)
+    wanted = mask_number(mask)
     processors = {n for n in os.sched_getaffinity(0) if wanted >> n & 1}
     if processors:
         os.sched_setaffinity(0, processors)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The nbdkit door: callbacks on nbdkit's threads become requests of the core, and wait for their answer.
 
-Two things make this quick. Each worker thread keeps its Python thread state from its first callback to the end of the
-connection (nbdkit would make and destroy one for every callback), and waits on an eventfd of its own. Buffers are not
-copied: nbdkit's are valid until the callback returns, and what a socket has not sent by then is copied at that moment.
+Three things make this quick. Each worker thread keeps its Python thread state from its first callback to the end of the
+connection (nbdkit would make and destroy one for every callback), and waits on an eventfd of its own. All sit on one
+processor with the loop (engine.processor). Buffers are not copied: nbdkit's are valid until the callback
+returns, and what a socket has not sent by then is copied at that moment.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any, NoReturn
 
 from replblock.core.requests import MAX_REQUEST_BYTES, Op, Request
 from replblock.engine.loop import Loop
+from replblock.engine.processor import Seats
 
 SECTOR_BYTES = 512
 MAX_NBD_BYTES = 32 << 20
@@ -37,7 +39,7 @@ class Refused(OSError):
 class Waiter:
     """One worker thread: counts its unanswered requests and rings when the last one is answered."""
 
-    __slots__ = ("bell", "errno", "inside", "loop", "pending", "state")
+    __slots__ = ("bell", "errno", "inside", "loop", "pending", "state", "thread")
 
     def __init__(self, loop: Loop) -> None:
         self.loop = loop
@@ -46,6 +48,7 @@ class Waiter:
         self.inside = False
         self.errno = 0
         self.state: int | None = None
+        self.thread = threading.get_native_id()
 
     def answered(self, request: Request) -> None:
         """`done` of a request; runs with the engine's lock held."""
@@ -85,10 +88,17 @@ class Handle:
 class Door:
     """What the plugin's callbacks call. `hold_states` is for nbdkit's threads; a test's own threads keep theirs."""
 
-    def __init__(self, loop: Loop, export_names: tuple[str, ...] = ("", "0"), hold_states: bool = True) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        export_names: tuple[str, ...] = ("", "0"),
+        hold_states: bool = True,
+        seats: Seats | None = None,
+    ) -> None:
         self._loop = loop
         self._names = export_names
         self._hold_states = hold_states
+        self._seats = seats
         self._threads = threading.local()
         self._handles: set[Handle] = set()
         self._lock = threading.Lock()
@@ -132,6 +142,10 @@ class Door:
         """The connection is gone; its worker threads have ended, their thread states with them."""
         with self._lock:
             self._handles.discard(handle)
+            if self._seats is not None:
+                self._seats.leave(*(waiter.thread for waiter in handle.waiters))
+                if not self._handles:
+                    self._seats.clear()
         for waiter in handle.waiters:
             if waiter.state is not None:
                 _api.PyThreadState_Clear(waiter.state)
@@ -147,6 +161,7 @@ class Door:
 
     def pread(self, handle: Handle, buffer: memoryview, offset: int) -> None:
         length = len(buffer)
+        waiter = self._waiter(handle)  # first: a thread that only reads shall keep its state too
         self._check(offset, length)
         disk = self.disk
         if disk is not None and self._loop.core.local_reads_ok:
@@ -157,7 +172,6 @@ class Door:
                         return
                 except OSError:
                     pass  # the core asks again, and acts on what comes of it
-        waiter = self._waiter(handle)
         requests = [
             Request(Op.READ, at, size, waiter.answered) for at, size in pieces(offset, length, MAX_REQUEST_BYTES)
         ]
@@ -232,6 +246,8 @@ class Door:
                 _api.PyGILState_Ensure()
                 waiter.state = _api.PyThreadState_Get()
             handle.waiters.append(waiter)
+            if self._seats is not None:
+                self._seats.take(self._loop.native_id, waiter.thread)
         return waiter
 
 

@@ -121,6 +121,11 @@ class Loop:
             os.close(self._bell)
 
     @property
+    def native_id(self) -> int:
+        """The system's number of the loop's thread, which must have been started."""
+        return self._thread.native_id or 0
+
+    @property
     def running(self) -> bool:
         return self._thread.is_alive()
 

@@ -24,6 +24,7 @@ from replblock.engine.log import Log
 from replblock.engine.loop import ENTER_AFTER, TRACE_FRAMES, Loop
 from replblock.engine.mapping import addresses_of, handler_environment, handlers_of, settings_of
 from replblock.engine.pool import Pool
+from replblock.engine.processor import Seats
 from replblock.engine.procfile import LifeLock, Publisher
 
 PUBLISH_MS = 1000
@@ -72,7 +73,8 @@ class Engine:
         )  # fmt: skip
         self.core = make_core(self.settings, self.loop)
         self.loop.core = self.core
-        self.door = Door(self.loop, ("", str(self.volume)))
+        self.seats = Seats(lambda delay_ms, call: self.post(self.loop.timer_call, "processor", delay_ms, call))
+        self.door = Door(self.loop, ("", str(self.volume)), seats=self.seats)
         self.core.in_use = lambda: bool(self.door.clients)
         self.guard = Guard(self.loop)
         self.device = DeviceKeeper(
