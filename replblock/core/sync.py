@@ -101,7 +101,7 @@ class Resync:
         if reaction.handshake:
             self._consider = False
             decision = self._decide(report, reaction)
-            conn = decision.conn
+            own, conn = r.state, decision.conn  # a loser may just have given up its role
             if conn == Conn.DISCONNECTING and own.disk != Disk.NEGOTIATING and report.disk != Disk.NEGOTIATING:
                 r.links.drop(Conn.DISCONNECTING, decision.rule, self._refusal_text(decision), "error")
                 return

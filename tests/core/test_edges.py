@@ -138,3 +138,20 @@ def test_no_direct_reads_while_frozen() -> None:
     assert world.a.resource.local_reads_ok and not world.b.resource.local_reads_ok
     world.a.resource.primary.freeze("fencing")
     assert not world.a.resource.local_reads_ok
+
+
+def test_a_primary_that_loses_a_split_brain_by_policy_stays_demoted() -> None:
+    """call-pri-lost-after-sb: the loser gives up its role, and is no Primary again when the handshake ends."""
+    world = World(12, after_sb_0pri="discard-least-changes", after_sb_1pri="call-pri-lost-after-sb").pair()
+    world.ok(world.a, "disconnect", force=True)
+    world.ok(world.b, "disconnect", force=True)
+    world.write(world.a, 0, NEW)
+    world.ok(world.b, "primary", force=True)
+    for block in (8, 9):
+        world.write(world.b, block * 4096, NEW)
+    world.ok(world.b, "secondary")
+    for host in (world.a, world.b):
+        world.ok(host, "connect")
+    world.settle()
+    assert world.a.resource.state.role == Role.SECONDARY
+    assert world.same_data() and bytes(world.a.disk.content[:4096]) != NEW
