@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Mapping
 
 from replblock.core.host import HandlerDone
+from replblock.engine.processor import stand_up
 
 CLEAN_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 TIMEOUT_S = 300.0
@@ -58,6 +59,7 @@ class Handlers:
         return {**kept, "PATH": CLEAN_PATH}
 
     def _wait(self, name: str, command: str, env: dict[str, str], done: HandlerDone) -> None:
+        stand_up()
         code, output = self._execute(command, env)
         level = "info" if code == 0 else "warning"
         tail = f": {output}" if output else ""

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
+from replblock.engine.processor import stand_up
+
 
 class Pool:
     """`size` threads; jobs are (function, arguments) and answer through whatever they call themselves."""
@@ -33,6 +35,7 @@ class Pool:
             thread.join(timeout_s)
 
     def _run(self) -> None:
+        stand_up()
         while (entry := self._jobs.get()) is not None:
             job, args = entry
             job(*args)
@@ -57,6 +60,7 @@ class Batcher:
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
+        stand_up()
         while True:
             batch = [self._queue.get()]
             while not self._queue.empty():

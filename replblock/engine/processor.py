@@ -56,6 +56,19 @@ def sample(path: Path = STAT) -> dict[int, tuple[int, int]]:
     return found
 
 
+def stand_up() -> None:
+    """First thing in a thread that works by itself: whoever began it may be seated, and seats are inherited.
+
+    Also by processes: a handler's script must not be bound to one processor for ever.
+    """
+    if os.sched_getscheduler(0) == os.SCHED_BATCH and _everywhere:
+        _seat(0, _everywhere, os.SCHED_BATCH, os.SCHED_OTHER)
+
+
+_everywhere: set[int] = set()
+"""The processors this process may use; known from the first Seats on."""
+
+
 class Seats:
     """The threads that sit together, and where. `take` and `leave` may be called from any thread.
 
@@ -69,6 +82,7 @@ class Seats:
         self._lock = threading.Lock()
         self._free = os.sched_getaffinity(0)
         """The processors this process may use (`cpu-mask`, or whoever started it, said which)."""
+        _everywhere.update(self._free)
         self._threads: set[int] = set()
         self._before: dict[int, tuple[int, int]] = {}
         self._own_before = (0.0, 0.0)

@@ -13,6 +13,8 @@ import nbd
 import pytest
 
 from replblock.engine.boot import mask_number
+from replblock.engine.handlers import Handlers
+from replblock.engine.pool import Batcher, Pool
 from replblock.engine.processor import Seats, busy_shares, choose, sample
 from tests.engine.conftest import wait_for
 from tests.engine.nodes import FAKE_PLUGIN, nodes
@@ -83,6 +85,42 @@ def test_a_clients_worker_and_the_loop_sit_together_and_part_afterwards(
         assert len(seated[0]) == 1
         handle.shutdown()
         wait_for(lambda: all(place == everywhere for place in placed(alpha.pid).values()), "the loop to be free again")
+
+
+@SEVERAL
+def test_what_a_seated_thread_begins_is_free(tmp_path: Path) -> None:
+    """A pool's threads and a handler's process, begun from a thread that sits: they inherit nothing."""
+    found: list[object] = []
+    told = tmp_path / "told"
+    ended = threading.Event()
+
+    def sit() -> None:
+        seats = Seats()
+        seats.take(threading.get_native_id())
+        found.append(len(os.sched_getaffinity(0)))
+        pool, batcher = Pool("test", 1), Batcher("test", lambda jobs: place())
+        pool.put(place)
+        batcher.put(None)
+        for worker in (pool, batcher):
+            worker.stop()
+            worker.join(10)
+        command = f"grep Cpus_allowed_list /proc/self/status >{told}; chrt -p $$ >>{told}"
+        Handlers({"pri-lost": command}, {}, lambda call, *args: call(*args), lambda *line: None).run(
+            "pri-lost", {}, lambda code: ended.set()
+        )
+        assert ended.wait(10)
+
+    def place() -> None:
+        found.append((os.sched_getaffinity(0), os.sched_getscheduler(0)))
+
+    thread = threading.Thread(target=sit)
+    thread.start()
+    thread.join(30)
+    everywhere = (os.sched_getaffinity(0), os.SCHED_OTHER)
+    assert found == [1, everywhere, everywhere]
+    mine = dict(line.split(":\t") for line in Path("/proc/self/status").read_text().splitlines() if ":\t" in line)
+    assert told.read_text().splitlines()[0] == f"Cpus_allowed_list:\t{mine['Cpus_allowed_list']}"
+    assert "SCHED_OTHER" in told.read_text()
 
 
 @SEVERAL
