@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # replblock: make test, make demo. Everything else: make help.
-.PHONY: help setup test unit lint demo bench clean distclean
+.PHONY: help setup test unit lint demo bench torture clean distclean
 
 PYTEST_ARGS ?=
 JOBS ?= 2
+MINUTES ?= 60
+SEED ?=
 
 help:
 	@echo 'make demo    two nodes on this machine: replicate, fail over, resynchronise'
 	@echo 'make test    lint, types and all tests'
 	@echo 'make unit    the tests alone; PYTEST_ARGS="tests/wire -k barrier" picks some'
 	@echo 'make bench   side by side with nbdkit and qemu-storage-daemon; BENCH_ARGS=--quick'
+	@echo 'make torture real faults on real processes, every acknowledgement accounted for; MINUTES=60 SEED=4711'
 	@echo 'make lint    ruff and mypy'
 	@echo 'make setup   what all of these do first: Debian packages, .venv (a no-op the second time)'
 	@echo 'make clean   remove caches and results; make distclean: .venv too'
@@ -30,6 +33,9 @@ demo: setup
 
 bench: setup
 	.venv/bin/python bench/run.py $(BENCH_ARGS)
+
+torture: setup
+	.venv/bin/python -m tests.torture.main --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(TORTURE_ARGS)
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis bench/results
