@@ -8,6 +8,7 @@ from collections.abc import Generator, Iterator
 import pytest
 
 from tests.e2e.pair import Pair, make_pair
+from tests.e2e.shop import Shop, make_shop
 
 PAIRS: pytest.StashKey[list[Pair]] = pytest.StashKey()
 
@@ -16,6 +17,13 @@ PAIRS: pytest.StashKey[list[Pair]] = pytest.StashKey()
 def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
     """Two configured nodes without disks."""
     with make_pair(lambda made: request.node.stash.setdefault(PAIRS, []).append(made)) as made:
+        yield made
+
+
+@pytest.fixture
+def shop(request: pytest.FixtureRequest) -> Iterator[Shop]:
+    """The model deployment's two machines, disks and metadata there, nothing up."""
+    with make_shop(lambda made: request.node.stash.setdefault(PAIRS, []).append(made)) as made:
         yield made
 
 
