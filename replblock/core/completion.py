@@ -7,9 +7,10 @@ A: on this disk and taken by TCP; B: on this disk and received by the peer; C: o
 from __future__ import annotations
 
 import errno as errnos
+from collections.abc import Callable
 
 from replblock.core.path import NET, NET_FAILED, NET_IN_SYNC, NET_LOST, NET_OK, NET_PENDING, Lost, PathState
-from replblock.core.requests import Op, Request
+from replblock.core.requests import MAX_REQUEST_BYTES, Op, Request
 from replblock.state.names import Role
 from replblock.wire.commands import Cmd
 from replblock.wire.errors import ProtocolError
@@ -134,6 +135,39 @@ class Completion(PathState):
         request._waits = 0
         self._complete(request)
 
+    # --- larger than the peer takes at once ---
+
+    def _split(self, request: Request, begin: Callable[[Request], None]) -> None:
+        """Peers of older protocols take 128 or 32 KiB at once: the request becomes several."""
+        step = self._most_bytes
+        start, end = request.offset_bytes, request.offset_bytes + request.length_bytes
+        reading = request.op == Op.READ
+        data = memoryview(request.data)
+        children = [
+            Request(request.op, at, min(step, end - at), self._child_done,
+                    b"" if reading else data[at - start : at - start + step], request.fua, request.may_punch)
+            for at in range(start, end, step)
+        ]  # fmt: skip
+        if reading:
+            request.data = bytearray(request.length_bytes)
+        request._waits = len(children) << 2
+        self._in_flight += len(children)
+        self._in_flight_bytes += request.length_bytes
+        for child in children:
+            child._parent = request
+            begin(child)
+
+    def _child_done(self, child: Request) -> None:
+        parent = child._parent
+        assert parent is not None
+        parent.errno = parent.errno or child.errno
+        if child.op == Op.READ and not child.errno:
+            at = child.offset_bytes - parent.offset_bytes
+            memoryview(parent.data)[at : at + child.length_bytes] = child.data
+        parent._waits -= 4
+        if not parent._waits:
+            self._complete(parent)
+
     # --- the connection breaks ---
 
     def connection_lost(self) -> Lost:
@@ -146,6 +180,7 @@ class Completion(PathState):
         self._reads.clear()
         self._out.clear()
         self._link = None
+        self._most_bytes = MAX_REQUEST_BYTES
         self._host.timer("epoch", None)
         return lost
 

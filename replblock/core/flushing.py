@@ -33,7 +33,7 @@ class Flushing(Completion):
             request._waits = 0
             self._complete(request)  # advice that the peer cannot take is not taken here either
             return
-        step = EXTENT_BYTES if packets else MAX_REQUEST_BYTES
+        step = EXTENT_BYTES if packets else self._most_bytes
         may_punch = request.may_punch or request.op == Op.TRIM
         offset, end = request.offset_bytes, request.offset_bytes + request.length_bytes
         children = []
@@ -48,14 +48,6 @@ class Flushing(Completion):
         for child in children:
             child._parent = request
             self._write(child)
-
-    def _child_done(self, child: Request) -> None:
-        parent = child._parent
-        assert parent is not None
-        parent.errno = parent.errno or child.errno
-        parent._waits -= 4
-        if not parent._waits:
-            self._complete(parent)
 
     def _flush(self, request: Request) -> None:
         """Everything completed before is durable here; under C (and diskless, and with `fua`) also on the peer."""

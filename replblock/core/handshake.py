@@ -18,12 +18,12 @@ from replblock.wire.digests import hmac_response
 from replblock.wire.errors import ProtocolError
 from replblock.wire.handshake import Features, Limits, Protocol, Sizes, SyncParam, Uuids
 from replblock.wire.headers import pack_packet
+from replblock.wire.limits import max_bio_bytes
 
 if TYPE_CHECKING:
     from replblock.core.resource import Resource
 
 CHALLENGE_BYTES = 64
-MAX_BIO_BYTES = 1 << 20
 
 
 class Handshake:
@@ -188,10 +188,9 @@ class Handshake:
         if link is None:
             return
         limits = Limits(discard_enabled=1) if link.features & flags.FEATURE_WSAME else None
-        largest = MAX_BIO_BYTES if link.version >= 100 else 131072 if link.version >= 95 else 32768
         own = r.disk.data_sectors if r.meta is not None and r.disk is not None else 0
         current = 0 if ask else r.size_sectors
-        sizes = Sizes(own, r.settings.size_sectors, current, largest, 0, dds_flags, limits)
+        sizes = Sizes(own, r.settings.size_sectors, current, max_bio_bytes(link.version), 0, dds_flags, limits)
         r.links.send(Cmd.SIZES, sizes.pack())
 
     def send_uuids(self, extra_flags: int = 0) -> None:

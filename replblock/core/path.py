@@ -16,13 +16,14 @@ from replblock.core.epochs import Epoch, TransferLog
 from replblock.core.host import Buffer
 from replblock.core.link import Link
 from replblock.core.overlap import BusyRanges
-from replblock.core.requests import Request
+from replblock.core.requests import MAX_REQUEST_BYTES, Request
 from replblock.state.names import Conn, Disk, Role
 from replblock.state.packed import State
 from replblock.wire.commands import Cmd
 from replblock.wire.digests import digest
 from replblock.wire.flags import DP_MAY_SET_IN_SYNC, DP_RW_SYNC, DP_SEND_RECEIVE_ACK, DP_SEND_WRITE_ACK, FEATURE_ORDERED
 from replblock.wire.headers import pack_header
+from replblock.wire.limits import max_bio_bytes
 from replblock.wire.packets import BlockDesc
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ class PathState:
         self._reading = 0
         self._ident = 0
         self._seq = 0
+        self._most_bytes = MAX_REQUEST_BYTES
+        """The largest read or write that may go to the peer."""
         self._in_flight_bytes = 0
         self._in_flight = 0
         self._remote = False
@@ -86,6 +89,7 @@ class PathState:
         s = self._r.settings
         self._link = link
         self._seq = 0
+        self._most_bytes = max_bio_bytes(link.version)
         self._ordered = bool(link.features & FEATURE_ORDERED)
         self._digest = digest(s.data_integrity_alg) if s.data_integrity_alg else None
 

@@ -11,12 +11,11 @@ from replblock.core.link import Link
 from replblock.state.names import Disk
 from replblock.wire.commands import Cmd
 from replblock.wire.errors import ProtocolError
+from replblock.wire.limits import max_bio_bytes
 from replblock.wire.packets import BlockReq
 
 if TYPE_CHECKING:
     from replblock.core.secondary import SecondaryPath
-
-MAX_READ_BYTES = 1 << 20
 
 
 class PeerReads:
@@ -32,7 +31,7 @@ class PeerReads:
             raise ProtocolError("P_DATA_REQUEST before the handshake", Cmd.DATA_REQUEST)
         request = BlockReq.unpack(body)
         self._path.check_range(request.sector, request.size_bytes, Cmd.DATA_REQUEST)
-        if request.size_bytes > MAX_READ_BYTES:
+        if request.size_bytes > max_bio_bytes(link.version):
             raise ProtocolError(f"P_DATA_REQUEST for {request.size_bytes} bytes at once", Cmd.DATA_REQUEST)
         self._serve(link, request)
 

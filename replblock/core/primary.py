@@ -146,6 +146,9 @@ class PrimaryPath(Reads, Flushing):
         end = start + request.length_bytes
         waits = 0
         if self._remote:
+            if request.length_bytes > self._most_bytes and request.data:
+                self._split(request, self._write)
+                return
             epoch = self.log.current
             if epoch.requests:
                 if (epoch.completed and not self._ordered) or len(epoch.requests) >= self._epoch_limit():

@@ -67,6 +67,9 @@ class Reads(Completion):
         if link is None or state.pdsk != Disk.UP_TO_DATE or state.conn < Conn.CONNECTED:
             self._no_data(request)
             return
+        if request.length_bytes > self._most_bytes:
+            self._split(request, self._read)
+            return
         self._ident += 1
         request._ident = key = ID.pack(self._ident)
         request._waits = NET

@@ -12,6 +12,7 @@ from replblock.core.overlap import Busy
 from replblock.state.names import Conn, Disk
 from replblock.wire.commands import Cmd
 from replblock.wire.errors import ProtocolError
+from replblock.wire.limits import max_bio_bytes
 from replblock.wire.packets import BlockAck, BlockReq
 
 if TYPE_CHECKING:
@@ -33,11 +34,12 @@ class ResyncSource:
         r = self._r
         request = BlockReq.unpack(body)
         size = request.size_bytes
-        if size % 512 or not size or (request.sector << 9) + size > r.size_bytes or size > 1 << 20:
-            raise ProtocolError(f"resync request for {size} bytes at sector {request.sector}", Cmd.RS_DATA_REQUEST)
         link = r.links.link
-        if link is not None:
-            self._serve(link, request)
+        if link is None:
+            return
+        if size % 512 or not size or (request.sector << 9) + size > r.size_bytes or size > max_bio_bytes(link.version):
+            raise ProtocolError(f"resync request for {size} bytes at sector {request.sector}", Cmd.RS_DATA_REQUEST)
+        self._serve(link, request)
 
     def _serve(self, link: Link, request: BlockReq) -> None:
         r = self._r

@@ -14,6 +14,7 @@ from replblock.state.names import Conn, Role
 from replblock.wire.commands import Cmd
 from replblock.wire.errors import ProtocolError
 from replblock.wire.flags import ID_SYNCER
+from replblock.wire.limits import max_bio_bytes
 from replblock.wire.packets import BlockAck, BlockReq, Data
 
 if TYPE_CHECKING:
@@ -156,11 +157,13 @@ class ResyncTarget:
             self._finish()
 
     def _length_from(self, first: int) -> int:
-        """Blocks of one request: marked, naturally aligned, at most 1 MiB."""
+        """Blocks of one request: marked, naturally aligned, at most what the peer's protocol carries at once."""
         meta = self._r.meta
         assert meta is not None
-        aligned = first & -first if first else MAX_REQUEST_BLOCKS
-        limit = min(aligned, MAX_REQUEST_BLOCKS)
+        link = self._r.links.link
+        most = max_bio_bytes(link.version) // BLOCK_BYTES if link is not None else 1
+        aligned = first & -first if first else most
+        limit = min(aligned, most)
         clear = meta.bitmap.next_clear(first)
         end = meta.bitmap.bits if clear < 0 else clear
         return max(1, min(limit, end - first))
