@@ -28,7 +28,7 @@ from replblock.state.packed import State
 from replblock.state.sanitizing import primary_without_data
 from replblock.state.text import state_change
 from replblock.state.transitions import Refusal, Rules, check, check_connection, sanitize
-from replblock.wire.commands import Cmd
+from replblock.wire.commands import Cmd, packet_name
 from replblock.wire.errors import ProtocolError
 from replblock.wire.packets import StateWord
 
@@ -179,20 +179,24 @@ class Resource:
         link = self.links.link
         secondary = self.secondary
         handlers = self._data_handlers
+        accepted = self.state.conn >= Conn.CONNECTED
         for index, (cmd, _volume, body) in enumerate(packets):
             if secondary.holding:
                 secondary.hold(packets[index:])
                 return
-            if cmd == Cmd.DATA:
+            if cmd == Cmd.DATA and accepted:
                 secondary.on_data(body)
             else:
                 handler = handlers.get(cmd)
-                if handler is None:
-                    raise ProtocolError(f"{Cmd(cmd).name} is not expected here", cmd)
                 if not self.handshake.authenticated and cmd not in _BEFORE_AUTHENTICATION:
                     self.handshake.not_authenticated(cmd)
                     return
+                if not accepted and cmd not in _BEFORE_ACCEPTANCE:
+                    raise ProtocolError(f"{packet_name(cmd)} came before the handshake was done", cmd)
+                if handler is None:
+                    raise ProtocolError(f"{packet_name(cmd)} is not expected here", cmd)
                 handler(body)
+                accepted = self.state.conn >= Conn.CONNECTED
             if self.links.link is not link:
                 return
 
@@ -202,8 +206,10 @@ class Resource:
         handlers = self._meta_handlers
         for cmd, _volume, body in packets:
             handler = handlers.get(cmd)
+            if cmd not in _BEFORE_ACCEPTANCE and self.state.conn < Conn.CONNECTED:
+                raise ProtocolError(f"{packet_name(cmd)} came before the handshake was done", cmd)
             if handler is None:
-                raise ProtocolError(f"{Cmd(cmd).name} is not expected on the meta connection", cmd)
+                raise ProtocolError(f"{packet_name(cmd)} is not expected on the meta connection", cmd)
             handler(body)
             if self.links.link is not link:
                 return
@@ -371,6 +377,12 @@ class Resource:
 
 
 _BEFORE_AUTHENTICATION = frozenset({Cmd.CONNECTION_FEATURES, Cmd.AUTH_CHALLENGE, Cmd.AUTH_RESPONSE})
+_BEFORE_ACCEPTANCE = _BEFORE_AUTHENTICATION | {
+    Cmd.PROTOCOL, Cmd.PROTOCOL_UPDATE, Cmd.SYNC_PARAM, Cmd.SYNC_PARAM89, Cmd.SIZES, Cmd.UUIDS, Cmd.STATE,
+    Cmd.STATE_CHG_REQ, Cmd.CONN_ST_CHG_REQ, Cmd.STATE_CHG_REPLY, Cmd.CONN_ST_CHG_REPLY, Cmd.PING, Cmd.PING_ACK,
+    Cmd.UNPLUG_REMOTE, Cmd.DELAY_PROBE,
+}
+"""What a peer may say before generations and states were compared: nothing that reads or changes data or bitmap."""
 
 
 def _ignore(body: memoryview) -> None:
