@@ -274,6 +274,8 @@ class StreamDecoder:
             early = self.stream is Stream.META
             self._check_magic(header, _MAGICS_EARLY if early else _MAGICS_OPENING, packets)
             if early and (not header.startswith(_MAGICS_OPENING[0][: len(header)])):
+                if len(header) < 4:
+                    break                       # not yet certain: it must be refused alike in whatever pieces it comes
                 self._settled = True            # the peer is a step ahead and speaks the agreed protocol already
             elif len(header) < 8:
                 break
