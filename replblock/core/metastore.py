@@ -98,7 +98,7 @@ class MetaStore:
 
     def put_flags(self, value: int, mask: int) -> None:
         """Replace the flags under `mask`."""
-        self.superblock = self.superblock._replace(flags=Flag((self.superblock.flags & ~mask) | (value & mask)))
+        self.superblock = self.superblock._replace(flags=self.superblock.flags.without(mask) | Flag(value & mask))
 
     def put_size(self, size_sectors: int) -> None:
         """The agreed size changed."""

@@ -105,13 +105,13 @@ def outdate(device: BlockDevice, placement: Placement) -> None:
     block, where, _note = read_metadata(device, placement)
     if Flag.CONSISTENT not in block.flags:
         raise MetadataError("Device is inconsistent.", rule="inconsistent", exit_code=5)
-    write_superblock(device, where, block._replace(flags=block.flags & ~Flag.WAS_UP_TO_DATE))
+    write_superblock(device, where, block._replace(flags=block.flags.without(Flag.WAS_UP_TO_DATE)))
 
 
 def invalidate(device: BlockDevice, placement: Placement) -> None:
     """``invalidate``: the next connection must bring everything from the peer."""
     block, where, _note = read_metadata(device, placement)
-    flags = block.flags & ~(Flag.CONSISTENT | Flag.WAS_UP_TO_DATE) | Flag.FULL_SYNC
+    flags = block.flags.without(Flag.CONSISTENT | Flag.WAS_UP_TO_DATE) | Flag.FULL_SYNC
     write_superblock(device, where, block._replace(flags=flags))
 
 

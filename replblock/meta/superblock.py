@@ -34,6 +34,10 @@ class Flag(IntFlag):
     AL_CLEAN = 0x080          # activity log applied
     AL_DISABLED = 0x100       # al-updates no: the log says nothing
 
+    def without(self, others: int) -> Flag:
+        """These bits cleared. Unlike `& ~`, which in Python means the named bits only, this keeps unknown ones."""
+        return Flag(int(self) & ~int(others))
+
 
 SUPERBLOCK = Layout("superblock", SUPERBLOCK_BYTES, ">", (
     #     name                        type offset meaning

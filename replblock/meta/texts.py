@@ -67,9 +67,9 @@ def parse_gi(text: str, block: Superblock) -> Superblock:
     flags = block.flags
     for flag, field in zip(GI_FLAGS, fields[4:], strict=False):
         if field not in ("", "0", "1"):
-            raise MetadataError(f"'{field}' is not 0 or 1.", rule="bad-gi", exit_code=10)
+            raise MetadataError(f"'{_shown(field)}' is not 0 or 1.", rule="bad-gi", exit_code=10)
         if field:
-            flags = flags | flag if field == "1" else flags & ~flag
+            flags = flags | flag if field == "1" else flags.without(flag)
     return block._replace(**uuids, flags=flags)
 
 
@@ -79,8 +79,15 @@ def _uuid(field: str) -> int:
     except ValueError:
         value = -1
     if not 0 <= value < 1 << 64 or "_" in field:
-        raise MetadataError(f"'{field}' is not a number of up to 16 hexadecimal digits", rule="bad-gi", exit_code=10)
+        raise MetadataError(f"'{_shown(field)}' is not a number of up to 16 hexadecimal digits", rule="bad-gi",
+                            exit_code=10)
     return value
+
+
+def _shown(field: str) -> str:
+    """Somebody's argument in an error of one line: nothing a terminal would obey, and not pages of it."""
+    text = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in field[:41])
+    return text if len(field) <= 40 else text + "..."
 
 
 def disk_state(block: Superblock) -> str:

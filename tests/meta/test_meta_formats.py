@@ -273,3 +273,12 @@ def test_random_logs_never_raise(pieces: list[bytes], data: st.DataObject) -> No
         blocks.append(bytes(block))
     found = al.replay(blocks)
     assert all(0 <= slot <= al.MAX_SLOT and 0 <= extent < al.FREE_EXTENT for slot, extent in found.slots.items())
+
+
+def test_flags_nobody_knows_survive_a_change_of_others() -> None:
+    """A later DRBD may have given them a meaning; drbdmeta keeps them."""
+    from replblock.meta.texts import parse_gi
+
+    block = Superblock(flags=Flag(0xABCD0000) | Flag.CONSISTENT | Flag.WAS_UP_TO_DATE)
+    assert parse_gi("::::0:0", block).flags == Flag(0xABCD0000)
+    assert block.flags.without(Flag.CONSISTENT) == Flag(0xABCD0000) | Flag.WAS_UP_TO_DATE
