@@ -21,7 +21,10 @@ from replblock.engine.loop import Loop
 
 BACKLOG = 16
 MAX_CLIENTS = 64
+MAX_ASKED = 64
+"""Lines of one client that wait for their turn."""
 MAX_REQUEST_BYTES = 1 << 20
+"""Of one client, read and not yet served."""
 MAX_UNSENT_BYTES = 4 << 20
 """A client that watches events and does not read them is dropped."""
 EXIT_USAGE, EXIT_FATAL = 1, 20
@@ -46,6 +49,7 @@ class Client:
         self._mask = select.EPOLLIN
         self._asked: list[bytes] = []
         self._working = False
+        self._serving = False
         self.gone = False
         self.streaming = False
         self.on_drained: Callable[[], None] | None = None
@@ -91,15 +95,22 @@ class Client:
             return
         *lines, self._input = (self._input + data).split(b"\n")
         self._asked += [line for line in lines if line.strip()]
-        if len(self._input) > MAX_REQUEST_BYTES or len(self._asked) > MAX_CLIENTS:
+        waiting_bytes = len(self._input) + sum(map(len, self._asked))
+        if waiting_bytes > MAX_REQUEST_BYTES or len(self._asked) > MAX_ASKED:
             self.drop()
             return
         self._next()
 
     def _next(self) -> None:
-        if self._asked and not self._working and not self.streaming and not self.gone:
-            self._working = True
-            self._server.serve(self, self._asked.pop(0))
+        if self._serving:
+            return  # a verb answered at once: the loop below goes on, not a deeper call
+        self._serving = True
+        try:
+            while self._asked and not self._working and not self.streaming and not self.gone:
+                self._working = True
+                self._server.serve(self, self._asked.pop(0))
+        finally:
+            self._serving = False
 
     def _send(self) -> None:
         if self.gone:
@@ -167,13 +178,13 @@ class Control:
             verb, args = request["verb"], request.get("args", {})
             if not isinstance(verb, str) or not isinstance(args, dict):
                 raise ValueError("verb and args")
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             client.reply(answer(EXIT_USAGE, ['a control request is {"verb": "…", "args": {…}}, one a line']))
             return
         handler = self._verbs.get(verb)
         if handler is None:
             known = ", ".join(self._verbs)
-            client.reply(answer(EXIT_USAGE, [f"'{verb}' is not a verb of the engine; it knows: {known}"]))
+            client.reply(answer(EXIT_USAGE, [f"'{verb[:40]}' is not a verb of the engine; it knows: {known}"]))
             return
         handler(args, client)
 

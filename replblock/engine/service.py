@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from replblock.conf import NodeView, unused_notes
-from replblock.engine.control import Client, Control, Verb
+from replblock.engine.arguments import wrong_argument
+from replblock.engine.control import EXIT_USAGE, Client, Control, Verb, answer
 from replblock.engine.devices import DeviceKeeper
 from replblock.engine.door import Door
 from replblock.engine.guard import Guard
@@ -102,7 +103,14 @@ class Engine:
         )
 
     def _bound(self, verb: Callable[[Engine, dict[str, Any], Client], None]) -> Verb:
-        return lambda args, client: verb(self, args, client)
+        def run(args: dict[str, Any], client: Client) -> None:
+            wrong = wrong_argument(args)
+            if wrong:
+                client.reply(answer(EXIT_USAGE, [wrong]))
+            else:
+                verb(self, args, client)
+
+        return run
 
     def post(self, call: Callable[..., Any], *args: Any) -> None:
         """Run in the loop, with the engine's lock held."""

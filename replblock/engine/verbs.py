@@ -296,7 +296,7 @@ def adjust(engine: Engine, args: Args, client: Client) -> None:
 
 CORE_VERBS = (
     "detach", "connect", "disconnect", "invalidate", "invalidate_remote", "outdate", "pause_sync", "resume_sync",
-    "net_options", "wait_connect", "wait_sync", "new_current_uuid", "verify", "resize", "suspend_io", "resume_io",
+    "wait_connect", "wait_sync", "new_current_uuid", "verify", "resize", "suspend_io", "resume_io",
 )  # fmt: skip
 
 VERBS: dict[str, Callable[[Engine, Args, Client], None]] = {

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from replblock.engine.arguments import wrong_argument
 from replblock.engine.client import Busy, NotUp, call, is_up, resources_up, stream
 from replblock.engine.control import Client, Control, answer
 from replblock.engine.loop import Loop
@@ -122,3 +123,32 @@ def test_a_deep_run_directory_works_too(start_loop: Callable[..., Loop], tmp_pat
     deep.mkdir(parents=True)
     Server(start_loop(), deep)
     assert call(deep, "r0", "echo")["exit_code"] == 0
+
+
+def test_what_cannot_be_json_of_ours_is_refused(server: Server, tmp_path: Path) -> None:
+    """However deep, long or many at once: an answer each, or the client is dropped; the server goes on."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(str(server.control.path))
+        sock.settimeout(20)
+        sock.sendall(b"[" * 50_000 + b"\n" + b'{"verb":"echo"}\n' * 60)
+        said = b""
+        while said.count(b"\n") < 61:
+            said += sock.recv(1 << 16)
+        answers = [json.loads(line) for line in said.splitlines()]
+        assert [found["exit_code"] for found in answers] == [1] + [0] * 60
+    assert call(tmp_path, "r0", "echo", {})["exit_code"] == 0
+
+
+@pytest.mark.parametrize("args", [
+    {"force": 1}, {"timeout_s": "3"}, {"timeout_s": -1}, {"timeout_s": float("inf")}, {"timeout_s": 1e30},
+    {"volume": [0]}, {"volume": True}, {"settings": {"protocol": "Z"}}, {"level": 3}, {"config": "a\0b"},
+    {"x" * 99: []},
+])  # fmt: skip
+def test_arguments_of_the_wrong_kind(args: dict[str, Any]) -> None:
+    text = wrong_argument(args)
+    assert "must be" in text and len(text) < 120
+
+
+def test_arguments_of_the_right_kind() -> None:
+    fine = {"force": True, "timeout_s": 0.5, "volume": 0, "level": "debug", "size_sectors": 8, "new": "x", "old": None}
+    assert wrong_argument(fine) == ""
