@@ -6,15 +6,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from replblock.core.host import Disk, Done
-from replblock.meta.activity_log import initialized_block, replay
+from replblock.meta.activity_log import initialized_block
 from replblock.meta.bitmap import Bitmap
 from replblock.meta.geometry import Geometry
+from replblock.meta.recovery import bits_of, recover
 from replblock.meta.superblock import MAGIC_UNCLEAN, MAGIC_V08, Flag, Superblock
 from replblock.state.uuids import Generations
 
 BLOCK_BYTES = 4096
 BLOCK_BITS = 8 * BLOCK_BYTES
-BITS_PER_EXTENT = 1024
 WRITE_BATCH_BLOCKS = 256
 
 
@@ -58,32 +58,8 @@ class MetaStore:
         Same effect as drbdmeta's apply-al: with PRIMARY_IND every extent of the log becomes out-of-sync bits.
         Nothing is written yet: `settle` does.
         """
-        old_bits = bits_of(self.la_size_sectors)
-        self.bitmap = Bitmap(old_bits)
-        length = min(-(-old_bits // 8), self.geometry.bm_size_bytes)
-        if length:
-            raw = bytearray()
-            start = self.geometry.bm_offset_bytes
-            while len(raw) < length:
-                raw += self.disk.meta_read(start + len(raw), min(1 << 20, -(-(length - len(raw)) // 512) * 512))
-            self.bitmap.load(bytes(raw[:length]))
-        if self.flags & Flag.PRIMARY_IND and not self.flags & Flag.AL_CLEAN:
-            g = self.geometry
-            area = self.disk.meta_read(g.al_offset_bytes, g.al_size_bytes)
-            blocks = [area[i : i + BLOCK_BYTES] for i in range(0, len(area), BLOCK_BYTES)]
-            found = replay(blocks, g.al_stripes, g.al_stripe_size_4k)
-            self.al_corrupt = found.corrupt
-            if not found.usable:
-                # nobody knows what the crashed Primary was writing
-                self.bitmap.fill()
-            for extent in found.extents:
-                first = extent * BITS_PER_EXTENT
-                if first < old_bits:
-                    self.bitmap.set_range(first, min(first + BITS_PER_EXTENT, old_bits))
-                    self.al_replayed_extents += 1
-        new_bits = bits_of(size_sectors)
-        if new_bits != old_bits:
-            self.bitmap.resize(new_bits, True)
+        found = recover(self.disk.meta_read, self.geometry, self.superblock, size_sectors)
+        self.bitmap, self.al_replayed_extents, self.al_corrupt = found.bitmap, found.replayed_extents, found.corrupt
 
     # --- changing ---
 
@@ -198,8 +174,3 @@ class MetaStore:
         self.superblock = self.superblock._replace(magic=MAGIC_V08)
         self.disk.meta_write(log, self._then(None))
         self.save(done)
-
-
-def bits_of(size_sectors: int) -> int:
-    """Bits a device of this size needs: one per 4 KiB, rounded up."""
-    return -(-size_sectors // 8)
