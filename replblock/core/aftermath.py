@@ -91,6 +91,7 @@ class Aftermath:
         assert meta is not None
         uuids = meta.uuids.new_current(self._r.host.random64(), self._r.state.role == Role.PRIMARY)
         meta.put(uuids)  # whoever calls saves, if we do not
+        self._r.remembered.moved_on()
         self._r.host.log("info", why, f"new current UUID {':'.join(f'{u:016X}' for u in uuids)}")
         self._freeze_until_saved("new-uuid")
         if self._r.state.conn >= Conn.CONNECTED:

@@ -279,6 +279,7 @@ class Handshake:
     def on_uuids(self, body: memoryview) -> None:
         """P_UUIDS."""
         self.peer_uuids = Uuids.unpack(body)
+        self._r.remembered.uuids(self.peer_uuids)
         r = self._r
         if not self.running:
             self.expose_peers_data()

@@ -52,7 +52,8 @@ def report(r: Resource) -> dict[str, Any]:
         "connections": [_connection(r, now)] if configured else [],
         "replblock-protocol": s.protocol,
         "replblock-last-error": last_error,
-        "replblock-why": [{"rule": w["rule"], "text": w["text"]} for w in r.reasons],
+        "replblock-why": [{"rule": w["rule"], "text": w["text"], "time-ms": w["time"] * 1000} for w in r.reasons],
+        "replblock-generations": r.remembered.facts(),
         "replblock-degraded-start": r.attachment.was_degraded,
         "replblock-unused-options": [],
     }

@@ -17,6 +17,7 @@ from replblock.core.host import Host
 from replblock.core.link import LinkKeeper
 from replblock.core.metastore import MetaStore
 from replblock.core.primary import PrimaryPath
+from replblock.core.remembered import Remembered
 from replblock.core.report import report
 from replblock.core.requests import Request
 from replblock.core.secondary import SecondaryPath
@@ -62,6 +63,7 @@ class Resource:
         self.fencing = Fencing(self)
         self.links = LinkKeeper(self)
         self.handshake = Handshake(self)
+        self.remembered = Remembered(self)
         self.attachment = Attachment(self)
         self.primary = PrimaryPath(self)
         self.secondary = SecondaryPath(self)
@@ -301,6 +303,7 @@ class Resource:
             return refusal
         self.state = new
         self.host.log("info", why, state_change(old, new))
+        self.remembered.state_changed(old, new)
         self._after(old, new, promotion_forced=promotion_forced)
         return None
 

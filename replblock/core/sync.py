@@ -94,6 +94,7 @@ class Resync:
             return
         if reaction.action != Action.TAKE_OVER:
             return
+        r.remembered.report(report, reaction.peer_disk)
         fresh = own.conn < Conn.CONNECTED
         if fresh and self._would_lose_exposed_data(own):
             return
@@ -203,6 +204,7 @@ class Resync:
                 meta.save()
             # repairs of a half-finished resync hold for our copy of the peer's generations too
             r.handshake.peer_uuids = theirs._replace(**verdict.peers._asdict())
+            r.remembered.repaired(verdict.peers)
         for name in decision.handlers:
             if name in s.handlers:
                 r.host.run_handler(name, {}, lambda code: None)
@@ -281,6 +283,7 @@ class Resync:
             if error or r.links.link is not link or r.state.conn not in (Conn.WF_BITMAP_S, Conn.STARTING_SYNC_S):
                 return
             r.links.send(Cmd.SYNC_UUID, SyncUuid(number).pack())
+            r.remembered.resync_began(number, here_is_source=True)
             self._count_from_here("SyncSource")
             r.change("resync-started", forced=True, conn=Conn.SYNC_SOURCE)
             if not meta.bitmap.count and link.version < 96:
@@ -303,6 +306,7 @@ class Resync:
         if meta is None or link is None:
             return
         meta.put(meta.uuids.resync_start_target(number, r.state.role == Role.PRIMARY))
+        r.remembered.resync_began(number, here_is_source=False)
         self._count_from_here("SyncTarget")
         r.change("resync-started", forced=True, conn=Conn.SYNC_TARGET)
 
@@ -429,6 +433,7 @@ class Resync:
         handshake, meta = self._r.handshake, self._r.meta
         if handshake.peer_uuids is not None and meta is not None:
             handshake.peer_uuids = handshake.peer_uuids._replace(**meta.uuids._asdict())
+        self._r.remembered.in_sync()
 
     def finished_as_source(self) -> None:
         """The target has everything on its disk."""

@@ -246,6 +246,7 @@ class Engine:
             item["open"] = bool(self.door.clients)
             item["replblock-kernel-device"] = self.device.kernel_device
             item["replblock-io"] = str(self.view.replblock["io"])
-        status["replblock-why"] += [{"rule": rule, "text": text} for rule, text in self.loop.network.notes.items()]
+        notes = self.loop.network.notes.items()
+        status["replblock-why"] += [{"rule": rule, "text": text, "time-ms": None} for rule, text in notes]
         status["replblock-unused-options"] = unused_notes(self.view)
         return status

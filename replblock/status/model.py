@@ -84,6 +84,7 @@ def _table(value: Any) -> bool:
 WHY: tuple[Key, ...] = (
     Key("rule", _text, "text", "", "name of the rule, as in the log, `explain` and the rule's test"),
     Key("text", _text, "text", "", "one sentence for the operator"),
+    Key("time-ms", _number_or_none, "number or none", None, "Unix time when it was decided, in milliseconds"),
 )
 
 SYNC: tuple[Key, ...] = (
@@ -192,6 +193,8 @@ RESOURCE: tuple[Key, ...] = (
     Key("replblock-protocol", _one_of(("A", "B", "C")), "A, B or C", "C", "when a write is complete"),
     Key("replblock-last-error", _text, "text", "", "the last thing that went wrong on this node"),
     Key("replblock-why", _list, "list of {rule, text}", [], "the decisions that led to this state, newest last"),
+    Key("replblock-generations", lambda value: value is None or _table(value), "none or a table", None,
+        "both data sets as this node knows them: what `explain` works from (status/explain.py)"),
     Key("replblock-degraded-start", _flag, "true or false", False,
         "was Primary without a peer when it went down: degr-wfc-timeout applies"),
     Key("replblock-unused-options", _texts, "list of texts", [], "options that were accepted but do nothing here"),
