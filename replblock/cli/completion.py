@@ -79,6 +79,10 @@ _replctl() {{
         COMPREPLY=($(compgen -W "$words {general}" -- "$current"))
         return
     fi
+    if [[ " ${{COMP_WORDS[*]}} " = *" --images "* ]]; then
+        COMPREPLY=($(compgen -f -W "$("${{base[@]}}" sh-resources 2>/dev/null)" -- "$current"))
+        return
+    fi
     case $verb in
     ''|help) COMPREPLY=($(compgen -W '{verbs}' -- "$current")); return ;;
     completion) COMPREPLY=($(compgen -W bash -- "$current")); return ;;

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Verbs DRBD does not have: watch, explain, metrics, restart."""
+"""Verbs DRBD does not have: watch, metrics, restart."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from typing import Any
 
 from replblock.cli.control import status_of
 from replblock.cli.errors import CANNOT, Stop
-from replblock.cli.run import Run, Target
+from replblock.cli.run import Run
 
 REFRESH_S = 1.0
 CLEAR = "\x1b[H\x1b[2J"
-UUID_NAMES = ("current", "bitmap", "history", "older")
 
 
 def _running(run: Run) -> list[dict[str, Any]]:
@@ -60,50 +59,6 @@ def _picture(run: Run) -> Iterator[str]:
         if status["replblock-last-error"]:
             yield f"  last error: {status['replblock-last-error']}"
         yield ""
-
-
-def explain(run: Run) -> int:
-    """The rules that led to the present connection, the generations they were applied to, and what differs."""
-
-    def one(target: Target) -> int:
-        status = status_of(run, target.resource)
-        if "--json" in run.options:
-            import json
-
-            print(json.dumps(_explanation(status), indent=2))
-        else:
-            print("\n".join(_sentences(status)))
-        return 0
-
-    return run.each(one)
-
-
-def _explanation(status: dict[str, Any]) -> dict[str, Any]:
-    devices = [
-        {
-            "volume": device["volume"],
-            "uuids": dict(zip(UUID_NAMES, device["replblock-uuids"])),
-            "differs-kib": device["replblock-counters"]["oos"],
-        }
-        for device in status["devices"]
-    ]
-    return {"name": status["name"], "decisions": status["replblock-why"], "devices": devices}
-
-
-def _sentences(status: dict[str, Any]) -> Iterator[str]:
-    from replblock.status.progress import human_kib
-    from replblock.status.words import cstates
-
-    made = _explanation(status)
-    yield f"{made['name']}: {', '.join(cstates(status))}"
-    for device in made["devices"]:
-        uuids = "  ".join(f"{name} {value}" for name, value in device["uuids"].items()) or "no disk"
-        yield f"  volume {device['volume']}: {uuids}"
-        yield f"  volume {device['volume']}: marked as different from the peer: {human_kib(device['differs-kib'])}"
-    for decision in made["decisions"]:
-        yield f"  {decision['rule']}: {decision['text']}"
-    if not made["decisions"]:
-        yield "  no decision was needed yet"
 
 
 def metrics(run: Run) -> int:

@@ -57,6 +57,8 @@ def _usage_of(program: str, verb: Verb) -> str:
     if verb.options:
         lines += ["", f"OPTIONS FOR {verb.name}:"]
         lines += [f"  {_with_value(o.name, o.value):<26} {o.help}" for o in verb.options]
+    if verb.more:
+        lines += ["", *(f"  {line}".rstrip() for line in verb.more)]
     return "\n".join(lines) + "\n"
 
 

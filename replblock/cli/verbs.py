@@ -49,6 +49,8 @@ class Verb(NamedTuple):
     prints: bool = False
     """True if it changes nothing, so that --dry-run carries it out like any other run."""
     alias_of: str = ""
+    more: tuple[str, ...] = ()
+    """Further lines of its help."""
 
     @property
     def function(self) -> str:
@@ -84,6 +86,25 @@ RESIZE = (
     Option("--size", "this size instead of the largest possible", "SIZE"),
     Option("--assume-clean", "do not synchronise the new area"),
     Option("--assume-peer-has-space", "resize while not connected"),
+)
+EXPLAIN = (
+    Option("--json", "as JSON, schema replblock-explain/1 (docs/explain.md)"),
+    Option("--images", "of two metadata sets instead: explain --images ONE OTHER [RESOURCE]"),
+)
+EXPLAIN_MORE = (
+    "Of a running resource: what was decided, what would happen if the nodes connected",
+    "now, and how to get out of a split brain. With --images the same of two metadata",
+    "sets, for every combination of roles; RESOURCE lends its after-sb policies.",
+    "ONE and OTHER are, in any mixture:",
+    "  a disk or an image of one     internal metadata, or external: FILE[flexible],",
+    "                                FILE[INDEX]",
+    "  the text of dump-md           replctl's or drbdmeta's; with the line of get-gi in",
+    "                                the same file its flags are known, too",
+    "  the text of explain --json    of the other node, while it runs there",
+    "  a resource of this node       running or down",
+    "  -                             one of the texts, from standard input",
+    "Nothing is changed. Example, with the peer's resource down:",
+    "  ssh beta replctl dump-md r0 | replctl explain --images r0 - r0",
 )
 TERSE = Option("--drbd", "leave out what only replblock understands")
 
@@ -123,8 +144,8 @@ VERBS: tuple[Verb, ...] = (
     Verb("hidden-commands", "texts", NONE, "the commands that stand in no usage text", prints=True),
     Verb("help", "texts", WORD, "help on a command", prints=True),
     Verb("watch", "own", ANY, "a live view of resources", group=OWN, prints=True),
-    Verb("explain", "own", RESOURCE, "which rules decided about the connection, from which generations", (JSON,),
-         group=OWN, live=True, prints=True),
+    Verb("explain", "explain", RESOURCE, "which rule decides between two data sets, and what each side would lose",
+         EXPLAIN, group=OWN, live=True, prints=True, more=EXPLAIN_MORE),
     Verb("metrics", "own", ANY, "counters in Prometheus' text format", group=OWN, prints=True),
     Verb("restart", "own", RESOURCE, "start the engine anew under a mounted file system", group=OWN),
     Verb("sh-nbd", "shell", RESOURCE, "the NBD URI of the resource on this node", group=OWN, prints=True),

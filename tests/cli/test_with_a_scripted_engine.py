@@ -275,7 +275,7 @@ def test_metrics_watch_and_explain(node: Node, engine: FakeEngine) -> None:
     picture = node.run("watch").out
     assert "r0 role:Primary" in picture and "53.0%" in picture
     assert "peer-just-created: everything is copied" in node.run("explain", "r0").out
-    assert json.loads(node.run("explain", "--json", "r0").out)["decisions"][0]["rule"] == "peer-just-created"
+    assert json.loads(node.run("explain", "--json", "r0").out)[0]["decisions"][0]["rule"] == "peer-just-created"
 
 
 def test_what_the_engine_does_not_know_yet(node: Node, engine: FakeEngine) -> None:
