@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # replblock: make test, make demo. Everything else: make help.
-.PHONY: help setup test unit lint demo bench torture clean distclean
+.PHONY: help setup test unit kernel-test lint demo bench torture clean distclean
 
 PYTEST_ARGS ?=
 JOBS ?= 2
@@ -11,6 +11,7 @@ help:
 	@echo 'make demo    two nodes on this machine: replicate, fail over, resynchronise'
 	@echo 'make test    lint, types and all tests'
 	@echo 'make unit    the tests alone; PYTEST_ARGS="tests/wire -k barrier" picks some'
+	@echo 'make kernel-test  two guests with kernels of their own; what they need: docs/kernel-tests.md'
 	@echo 'make bench   side by side with nbdkit and qemu-storage-daemon; BENCH_ARGS=--quick'
 	@echo 'make torture real faults on real processes, every acknowledgement accounted for; MINUTES=60 SEED=4711'
 	@echo 'make lint    ruff and mypy'
@@ -27,6 +28,9 @@ unit: setup
 	.venv/bin/python -m pytest -n $(JOBS) --dist worksteal --durations=15 --durations-min=1 $(PYTEST_ARGS)
 
 test: lint unit
+
+kernel-test: setup
+	REPLBLOCK_KERNEL_TESTS=all .venv/bin/python -m pytest --durations=0 --durations-min=1 tests/kernel $(PYTEST_ARGS)
 
 demo: setup
 	.venv/bin/replctl demo

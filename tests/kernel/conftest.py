@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The pair of guests as a fixture. Where no guest can start the tests are skipped; the reason says what is missing.
+
+Tests marked `long` run with REPLBLOCK_KERNEL_TESTS=all only: `make kernel-test`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterator
+
+import pytest
+
+from tests.kernel.kernels import NoGuest
+from tests.kernel.network import NetworkError
+from tests.kernel.pair import Pair, two_machines
+
+ALL = os.environ.get("REPLBLOCK_KERNEL_TESTS") == "all"
+PAIRS: pytest.StashKey[list[Pair]] = pytest.StashKey()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    left_out = [item for item in items if item.get_closest_marker("long") and not ALL]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.fixture
+def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
+    """Two configured guests with blank disks; `@pytest.mark.machines(memory_mib=128)` makes them otherwise."""
+    marker = request.node.get_closest_marker("machines")
+    made = two_machines(lambda pair: request.node.stash.setdefault(PAIRS, []).append(pair),
+                        **(marker.kwargs if marker else {}))  # fmt: skip
+    try:
+        pair = made.__enter__()
+    except (NoGuest, NetworkError) as reason:
+        pytest.skip(str(reason))
+    try:
+        yield pair
+    finally:
+        made.__exit__(None, None, None)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, None, None]:
+    outcome = yield
+    report = outcome.get_result()  # type: ignore[attr-defined]
+    if report.when == "call" and report.failed:
+        for pair in item.stash.get(PAIRS, []):
+            report.sections += pair.sections()
