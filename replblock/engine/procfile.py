@@ -19,6 +19,9 @@ from typing import Any
 from replblock.engine.pool import Batcher
 from replblock.status.proc import render
 
+PROC_82 = "proc-8.2"
+"""The same in the words of DRBD 8.2, for init scripts and monitors of that time."""
+
 
 class AlreadyUp(RuntimeError):
     """Another engine serves this resource from this run directory."""
@@ -79,10 +82,17 @@ class Publisher:
                         statuses.append(status)
                 else:
                     snapshot.unlink(missing_ok=True)  # its engine died
-            if statuses:
-                replace(self._run_dir / "proc", render(statuses))
-            else:
-                (self._run_dir / "proc").unlink(missing_ok=True)
+            texts = manners(render(statuses)) if statuses else {}
+            for name in ("proc", PROC_82):
+                if name in texts:
+                    replace(self._run_dir / name, texts[name])
+                else:
+                    (self._run_dir / name).unlink(missing_ok=True)
+
+
+def manners(text: str) -> dict[str, str]:
+    """File name → /proc/drbd as 8.4 writes it, and as 8.2 did: there a role was called a state."""
+    return {"proc": text, PROC_82: text.replace(" ro:", " st:")}
 
 
 def is_held(lock: Path) -> bool:

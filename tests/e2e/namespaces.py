@@ -26,6 +26,7 @@ for name in {devices}; do
     cp -a /dev/$name {directory}/dev/$name
 done
 mkdir {directory}/dev/pts {directory}/dev/shm
+ln -s /proc/self/fd {directory}/dev/fd
 mount --rbind {directory}/dev /dev
 mount -t tmpfs -o mode=755 tmpfs /run
 mkdir /run/lock /run/replblock-devices
