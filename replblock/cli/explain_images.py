@@ -84,7 +84,7 @@ def _from_stream(stream: Any, label: str, named: str, fencing: str) -> Source:
     try:
         dump = dump_reader.read_dump(io.TextIOWrapper(stream, errors="replace"))
     except MetadataError as error:
-        raise Stop(REFUSED, f"{named}: {error.text}", *error.advice) from None
+        raise Stop(REFUSED, f"{named}: {error.text}", *(error.advice or ("see: replctl help explain",))) from None
     notes = []
     if not dump.clean:
         notes.append(f"{named} is an unclean dump: what only stands in the activity log is missing, so more may be "

@@ -134,8 +134,8 @@ class Resync:
         name = self._r.settings.resource
         if decision.split_brain:
             return (
-                f"Split-Brain detected but unresolved, dropping connection! {decision.text}; to give up the changes of "
-                f"one node, run there: replctl connect --discard-my-data {name}; "
+                f"Split-Brain detected but unresolved, dropping connection! {decision.text}; see: replctl explain "
+                f"{name}; to give up the changes of one node, run there: replctl connect --discard-my-data {name}; "
                 f"and on the other: replctl connect {name}"
             )
         if "unrelated" in decision.rule:
