@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 WATCH_MS = 500
 """How often stalls are looked for; the limits themselves are `timeout` and `ko-count`."""
 
+MAX_UNTAKEN_ACKS_BYTES = 32 << 20
+"""No honest peer has so many writes under way: it is not worth the memory."""
+
 
 class Link:
     """The two established TCP streams of one connection."""
@@ -149,6 +152,10 @@ class LinkKeeper:
         """The peer dialed us."""
         self._decoders[sock] = StreamDecoder(Stream.EITHER)
         self.rendezvous.on_accepted(sock)
+        owns = self.rendezvous.owns
+        for known in (self._decoders, self._early):
+            for gone in [number for number in known if not owns(number)]:
+                del known[gone]
 
     def on_dialed(self, sock: int, errno: int) -> None:
         """Our dial ended."""
@@ -169,6 +176,9 @@ class LinkKeeper:
             self.protocol_error(error)
             return
         self._dispatch(sock, packets)
+        if self.link is link and self._host.unsent_bytes(link.meta) > MAX_UNTAKEN_ACKS_BYTES:
+            text = f"the peer sends, but has not taken {MAX_UNTAKEN_ACKS_BYTES >> 20} MiB of acknowledgements"
+            self.drop(Conn.NETWORK_FAILURE, "acks-not-taken", text)
 
     def protocol_error(self, error: ProtocolError) -> None:
         """The peer sent what cannot be right, or what it and we will never agree on: then nobody tries again."""

@@ -19,6 +19,8 @@ from replblock.wire.headers import pack_header
 DIAL_META_AFTER_MS = 3000
 """How long the side that dialed data waits for the peer's meta connection before it dials that too."""
 BACKOFF_CAP_MS = 30000
+MAX_UNKNOWN = 16
+"""Accepted connections that have not said yet what they are for; beyond this the oldest is closed."""
 
 
 class Ports(Protocol):
@@ -40,7 +42,8 @@ class Rendezvous:
         self.settings = settings
         self._met = met
         self._dialing: dict[int, Cmd] = {}
-        self._unknown: set[int] = set()
+        self._unknown: dict[int, bool] = {}
+        """Accepted and silent, oldest first; True once the timer has come by."""
         self._data: int | None = None
         self._meta: int | None = None
         self._dialed_data = False
@@ -114,12 +117,17 @@ class Rendezvous:
         if not self.active:
             self._ports.close(sock)
             return
-        self._unknown.add(sock)
-        self._ports.timer("first-packet", 4 * self.settings.ping_timeout_ms)
+        if not self._unknown:
+            self._ports.timer("first-packet", 4 * self.settings.ping_timeout_ms)
+        self._unknown[sock] = False
+        if len(self._unknown) > MAX_UNKNOWN:
+            oldest = next(iter(self._unknown))
+            del self._unknown[oldest]
+            self._ports.close(oldest)
 
     def on_first(self, sock: int, cmd: int) -> None:
         """The first packet of an accepted connection."""
-        self._unknown.discard(sock)
+        self._unknown.pop(sock, None)
         if cmd == Cmd.INITIAL_DATA:
             if self._data is not None and self._dialed_data:
                 if self.settings.own_address > self.settings.peer_address:
@@ -146,7 +154,7 @@ class Rendezvous:
     def on_closed(self, sock: int) -> None:
         """A connection that was not yet part of a pair is gone."""
         self._dialing.pop(sock, None)
-        self._unknown.discard(sock)
+        self._unknown.pop(sock, None)
         if sock == self._data:
             self._data = None
             if self._meta is not None:
@@ -162,9 +170,14 @@ class Rendezvous:
         if not self.active:
             return
         if name == "first-packet":
-            for sock in self._unknown:
-                self._ports.close(sock)
-            self._unknown.clear()
+            for sock, seen_before in list(self._unknown.items()):
+                if seen_before:
+                    del self._unknown[sock]
+                    self._ports.close(sock)
+                else:
+                    self._unknown[sock] = True
+            if self._unknown:
+                self._ports.timer("first-packet", 4 * self.settings.ping_timeout_ms)
             return
         missing = Cmd.INITIAL_DATA if self._data is None else Cmd.INITIAL_META
         if missing not in self._dialing.values():

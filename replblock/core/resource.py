@@ -158,8 +158,10 @@ class Resource:
     def on_sent(self, sock: int) -> None:
         """Everything queued for `sock` is with TCP now."""
         link = self.links.link
-        if link is not None and sock == link.data and not self.host.unsent_bytes(sock):
-            self.primary.on_sent()
+        if link is not None and sock == link.data:
+            if not self.host.unsent_bytes(sock):
+                self.primary.on_sent()
+            self.secondary.reads.on_sent(link)
 
     def on_timer(self, name: str) -> None:
         """A timer of `host.timer` ran out."""

@@ -102,6 +102,7 @@ class SecondaryPath:
         self._acks.clear()
         self._held.clear()
         self._room = None
+        self.reads.reset()
         self.holding = False
 
     # --- holding back ---
@@ -110,7 +111,7 @@ class SecondaryPath:
         """These came after a barrier that is not on disk yet."""
         self._held.extend(packets)
 
-    def _hold_until(self, begin: Callable[[Callable[[], None]], None]) -> None:
+    def hold_until(self, begin: Callable[[Callable[[], None]], None]) -> None:
         """Hold the data connection until `begin(go_on)` calls go_on."""
         link = self._link
         assert link is not None
@@ -165,7 +166,7 @@ class SecondaryPath:
             self.ack(link, Cmd.RECV_ACK, sector, ident, size)
         self._apply(link, sector, size, ident, flags, payload, None)
         if self._pending_bytes > MAX_PENDING_BYTES and not self.holding:
-            self._hold_until(self._wait_for_room)
+            self.hold_until(self._wait_for_room)
 
     def _wait_for_room(self, go_on: Callable[[], None]) -> None:
         self._room = go_on
@@ -357,7 +358,7 @@ class SecondaryPath:
         size, self._epoch_size = self._epoch_size, 0
         if not size:
             return  # an empty epoch gets no ack
-        self._hold_until(partial(self._flush_epoch, link, barrier, size))
+        self.hold_until(partial(self._flush_epoch, link, barrier, size))
 
     def _flush_epoch(self, link: Link, barrier: bytes, size: int, go_on: Callable[[], None]) -> None:
         r = self._r

@@ -39,6 +39,7 @@ class ResyncSource:
             return
         if size % 512 or not size or (request.sector << 9) + size > r.size_bytes or size > max_bio_bytes(link.version):
             raise ProtocolError(f"resync request for {size} bytes at sector {request.sector}", Cmd.RS_DATA_REQUEST)
+        r.secondary.reads.asked(link, size)
         self._serve(link, request)
 
     def _serve(self, link: Link, request: BlockReq) -> None:
@@ -79,6 +80,7 @@ class ResyncSource:
     def _reply(self, link: Link, request: BlockReq, data: Buffer) -> None:
         self.sent_sectors += len(data) >> 9
         self._r.secondary.send_block(link, Cmd.RS_DATA_REPLY, request.sector, request.block_id, data)
+        self._r.secondary.reads.answered(link, request.size_bytes)
 
     def _failed(self, link: Link, request: BlockReq, error: int) -> None:
         self._refuse(link, request)
@@ -87,6 +89,7 @@ class ResyncSource:
     def _refuse(self, link: Link, request: BlockReq) -> None:
         ack = BlockAck(request.sector, request.block_id, request.size_bytes)
         self._r.secondary.ack_resync(link, Cmd.NEG_RS_DREPLY, ack)
+        self._r.secondary.reads.answered(link, request.size_bytes)
 
     def on_write_ack(self, sector: int, size_bytes: int) -> None:
         """P_RS_WRITE_ACK of resync data: the target has it."""

@@ -166,19 +166,26 @@ class Stage(World):
             a.finish()
         return sock
 
+    def say_whole(self, sock: int | None, data: bytes) -> None:
+        """The same, past a TCP that takes nothing: that weather is the node's alone."""
+        pipe = self.puppet.pipes.get(sock or 0)
+        if pipe is not None:
+            pipe.carry(pipe.side(self.puppet, sock or 0), data)
+
     def say(self, sock: int | None, data: bytes) -> None:
         """Bytes on a connection, if it stands."""
-        if sock is not None and sock in self.puppet.pipes:
-            self.puppet.send(sock, [data])
-            self.puppet.push(sock)
+        self.say_whole(sock, data)
 
     def packet(self, cmd: int, body: bytes = b"", *, meta: bool = False) -> None:
         """A packet under the agreed header, whatever its length and body are worth."""
-        if self.version >= 100:
-            header = H100.pack(MAGIC_100, 0, cmd & 0xFFFF, len(body), 0)
-        else:
-            header = H80.pack(MAGIC_80, cmd & 0xFFFF, len(body) & 0xFFFF)
-        self.say(self.meta if meta else self.data, header + body)
+        self.say(self.meta if meta else self.data, self.header_of(self.version, cmd, len(body)) + body)
+
+    @staticmethod
+    def header_of(version: int, cmd: int, length: int) -> bytes:
+        """Also for commands and lengths that no honest node sends."""
+        if version >= 100:
+            return H100.pack(MAGIC_100, 0, cmd & 0xFFFF, length, 0)
+        return H80.pack(MAGIC_80, cmd & 0xFFFF, length & 0xFFFF)
 
     # --- a peer that knows how
 

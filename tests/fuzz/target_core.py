@@ -224,7 +224,7 @@ def operator(stage: Stage, feed: Feed) -> None:
 def weather(stage: Stage, feed: Feed) -> None:
     """TCP that takes nothing, a slow or failing disk."""
     kind = feed.byte() % 6
-    stage.slow_tcp = 0.9 if kind == 0 else 0.0
+    stage.slow_tcp = 0.3 if kind == 0 else 0.0
     stage.split = kind == 1
     stage.a.disk.slow_share = 1.0 if kind == 2 else 0.3
     stage.a.disk.fail_writes = kind == 3 and feed.byte() > 128

@@ -77,7 +77,7 @@ def decoder(data: bytes) -> None:
         pieces.append(rest[at : at + size])
         at += size
     assert _fed(stream, version, features, pieces, late)[:2] == whole[:2]
-    if len(rest) <= 2048:
+    if len(rest) <= 512:
         single = _fed(stream, version, features, [rest[i : i + 1] for i in range(len(rest))], late)
         assert single[:2] == whole[:2], (single[1], whole[1])
         if not whole[1]:
