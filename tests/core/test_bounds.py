@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from replblock.core.link import MAX_UNTAKEN_ACKS_BYTES
+from replblock.core import link as link_module
 from replblock.core.peer_reads import MAX_ASKED_BYTES
 from replblock.core.rendezvous import MAX_UNKNOWN
 from replblock.state.names import Conn
@@ -56,12 +56,13 @@ def test_requests_that_nobody_takes_the_answers_of(cmd: Cmd, slow_share: float) 
     assert sorted(answers) == [request.block_id for request in asked]
 
 
-def test_pings_whose_answers_nobody_takes() -> None:
+def test_pings_whose_answers_nobody_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "MAX_UNTAKEN_ACKS_BYTES", 1 << 20)
     node = connected(ko_count=0)
     node.a.push = lambda sock: None  # type: ignore[method-assign]
     ping = Stage.header_of(node.version, Cmd.PING, 0)
     sent = 0
-    while node.a.resource.links.link is not None and sent < 4 * MAX_UNTAKEN_ACKS_BYTES:
+    while node.a.resource.links.link is not None and sent < 4 << 20:
         node.say_whole(node.meta, ping * 65536)
         sent += 65536 * len(ping)
         node.run(3)
