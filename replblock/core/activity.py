@@ -61,6 +61,8 @@ class ActivityLog:
 
     def want(self, first: int, last: int, start: Start) -> None:
         """Call `start` as soon as the extents are hot; the transaction leaves at the end of the wake-up."""
+        if last - first >= len(self._context):
+            raise ValueError(f"extents {first}..{last} do not fit an activity log of {len(self._context)}")
         self._waiting.append((first, last, start))
 
     def touch(self, extents: set[int]) -> None:
@@ -91,6 +93,8 @@ class ActivityLog:
         for first, last, _ in self._waiting:
             extents = range(first, last + 1)
             missing = [e for e in extents if e not in self.hot and e not in wanted]
+            if len(missing) > UPDATES_PER_BLOCK and not batch:
+                missing = missing[:UPDATES_PER_BLOCK]  # the rest with the next transaction
             if len(wanted) + len(missing) > UPDATES_PER_BLOCK or len(batch.union(extents)) > len(self._context):
                 break
             batch.update(extents)

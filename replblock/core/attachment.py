@@ -126,7 +126,7 @@ class Attachment:
 
     def _slots(self, geometry: Geometry) -> int:
         blocks = geometry.al_stripes * geometry.al_stripe_size_4k
-        return max(1, min(self._r.settings.al_extents, (blocks - 1) * 919, 65534))
+        return max(2, min(self._r.settings.al_extents, (blocks - 1) * 919, 65534))
 
     def _sizes(self, disk: DiskPort, geometry: Geometry, superblock: Superblock) -> str:
         usable = min(disk.data_sectors, geometry.data_sectors)
@@ -189,6 +189,7 @@ class Attachment:
                 self._drop()
                 done()
             else:
+                r.secondary.flushed_all()
                 meta.put_flags(0, Flag.PRIMARY_IND)
                 meta.retire(retired)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The exchange of bitmaps: both nodes end with the union of what each knows to differ."""
+"""The exchange of bitmaps: both nodes end with the union of what each knows to differ; and single blocks later on."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from replblock.wire.bitmap_code import Transfer, decode, encode
 from replblock.wire.commands import Cmd
 from replblock.wire.errors import ProtocolError
+from replblock.wire.packets import BlockDesc
 
 if TYPE_CHECKING:
     from replblock.core.resource import Resource
@@ -91,6 +92,15 @@ class BitmapExchange:
             at += length
         transfer.compressed(at - start)
         self._check(transfer)
+
+    def on_out_of_sync(self, body: memoryview) -> None:
+        """P_OUT_OF_SYNC: the peer wrote this without sending it."""
+        desc = BlockDesc.unpack(body)
+        meta = self._r.meta
+        if meta is not None:
+            self._r.secondary.check_range(desc.sector, desc.size_bytes, Cmd.OUT_OF_SYNC)
+            end = (desc.sector << 9) + desc.size_bytes
+            meta.bitmap.set_range(desc.sector >> 3, -(-end // 4096))
 
     def _check(self, transfer: Transfer) -> None:
         if transfer.finished:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import errno as errnos
 from collections.abc import Callable
 
-from replblock.core.path import NET, NET_FAILED, NET_IN_SYNC, NET_LOST, NET_OK, NET_PENDING, Lost, PathState
+from replblock.core.epochs import LIVE
+from replblock.core.path import BARRIER, NET, NET_FAILED, NET_IN_SYNC, NET_LOST, NET_OK, Lost
 from replblock.core.requests import MAX_REQUEST_BYTES, Op, Request
+from replblock.core.resend import Resend, is_copy
 from replblock.state.names import Role
 from replblock.wire.commands import Cmd
 from replblock.wire.errors import ProtocolError
@@ -18,7 +20,7 @@ from replblock.wire.flags import ID_SYNCER
 from replblock.wire.packets import BLOCK_ACK_BODY
 
 
-class Completion(PathState):
+class Completion(Resend):
     """When a request is done, and what becomes of it when the connection or the data is lost."""
 
     # --- acknowledgements ---
@@ -67,10 +69,14 @@ class Completion(PathState):
             return
         request._net = NET_FAILED
         request._waits &= ~NET
-        if not self._alone_ok:
-            request.errno = errnos.EIO
+        if self._alone_ok:
+            if not request._waits:
+                self._complete(request)
+            return
+        request._net = NET_LOST
+        request._waits &= ~BARRIER
         if not request._waits:
-            self._complete(request)
+            self._no_data(request)
 
     def on_sent(self) -> None:
         """Protocol A: everything queued is with TCP."""
@@ -104,6 +110,8 @@ class Completion(PathState):
                 busy, epoch = epoch
             if epoch is not None:
                 epoch.completed = True  # type: ignore[attr-defined]
+                if not self._alone_ok and epoch.fate == LIVE and not request.errno:  # type: ignore[attr-defined]
+                    self._keep(request)
             request._epoch = None
         if request._net == NET_IN_SYNC and not request.errno and self._r.meta is not None:
             self._r.sync.clear_bits(request.offset_bytes, request.length_bytes)
@@ -122,14 +130,9 @@ class Completion(PathState):
 
     def _no_data(self, request: Request) -> None:
         """Neither here nor there: on-no-data-accessible."""
-        if self._r.settings.on_no_data_accessible == "suspend-io" and self._r.state.role == Role.PRIMARY:
-            if type(request._epoch) is tuple:
-                self.busy.free(request._epoch[0])
-            request._epoch = None
-            request._net = NET_PENDING
-            self._in_flight -= 1
-            self._in_flight_bytes -= request.length_bytes
-            self._parked.append(request)
+        state = self._r.state
+        if state.role == Role.PRIMARY and (self._suspends or state.suspended):
+            self._park(request)
             return
         request.errno = errnos.EIO
         request._waits = 0
@@ -155,6 +158,7 @@ class Completion(PathState):
         self._in_flight_bytes += request.length_bytes
         for child in children:
             child._parent = request
+            child._order = request._order
             begin(child)
 
     def _child_done(self, child: Request) -> None:
@@ -186,15 +190,24 @@ class Completion(PathState):
 
     def resolve(self, lost: Lost) -> None:
         """The new state is known (and a new generation on its way to disk): now they may be answered."""
+        suspended = self._primary and self._r.state.suspended
         for request in lost.writes:
             request._waits &= ~NET
-            if self._alone_ok:
+            if is_copy(request):
+                self._answered_and_lost(request)
+                if not request._waits:
+                    self._complete(request)
+            elif suspended:
+                self._later(request)
+            elif self._alone_ok:
                 if not request._waits:
                     self._complete(request)
             elif request._waits:
                 request._net = NET_LOST  # on inconsistent data alone it counts for nothing
             else:
                 self._no_data(request)
+        if self._primary and not self._alone_ok:
+            self._last_copy_lost(lost.epochs, suspended)
         for request in lost.reads:
             self._in_flight -= 1
             self._in_flight_bytes -= request.length_bytes

@@ -17,10 +17,13 @@ from replblock.core.requests import Request
 _NUMBER = struct.Struct(">I")
 
 
+LIVE, ACKED, LOST = 0, 1, 2
+
+
 class Epoch:
     """The writes between two barriers."""
 
-    __slots__ = ("closed_ms", "completed", "extents", "number", "requests", "waiters")
+    __slots__ = ("closed_ms", "completed", "extents", "fate", "number", "requests", "waiters")
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -29,6 +32,8 @@ class Epoch:
         self.completed = False
         """A write of this epoch was completed to the application."""
         self.closed_ms = 0
+        self.fate = LIVE
+        """ACKED: on the peer's disk for good. LOST: the connection broke before."""
         self.waiters: list[Callable[[bool], None]] = []
         """Called with True at the barrier ack, with False when the connection broke first."""
 
@@ -73,6 +78,7 @@ class TransferLog:
                 f"barrier ack {barrier.hex()} counts {set_size} writes, {len(epoch.requests)} were sent"
             )
         self.closed.popleft()
+        epoch.fate = ACKED
         self.epochs_acked += 1
         return epoch
 
@@ -97,6 +103,8 @@ class TransferLog:
     def reset(self) -> list[Epoch]:
         """The connection broke: hand out everything and begin anew, with numbers that do not come again soon."""
         epochs = self.everything()
+        for epoch in epochs:
+            epoch.fate = LOST
         self.closed = deque()
         self.current = Epoch((self.current.number + 1) & 0xFFFFFFFF)
         return epochs

@@ -9,7 +9,7 @@ from functools import partial
 
 from replblock.core.completion import Completion
 from replblock.core.epochs import UnexpectedBarrierAck
-from replblock.core.path import EXTENT_BYTES, LOCAL, NET
+from replblock.core.path import EXTENT_BYTES, LOCAL, NET, NET_LOST, NET_PENDING
 from replblock.core.requests import MAX_REQUEST_BYTES, Op, Request
 from replblock.wire.commands import Cmd
 from replblock.wire.errors import ProtocolError
@@ -47,11 +47,21 @@ class Flushing(Completion):
         self._in_flight_bytes += request.length_bytes
         for child in children:
             child._parent = request
+            child._order = request._order
             self._write(child)
 
     def _flush(self, request: Request) -> None:
-        """Everything completed before is durable here; under C (and diskless, and with `fua`) also on the peer."""
+        """Everything completed before is durable here; under C, and where ours is no good copy, also on the peer."""
         self.go()
+        if self._primary and self._forgotten:
+            self._forgotten = False
+            request.errno = errnos.EIO
+            self._r.why("error", "lost-before-flush", "a flush fails: answered writes may be on no disk any more")
+            self._complete(request)
+            return
+        if self._primary and not self._data_in_reach:
+            self._no_data(request)
+            return
         waits = 0
         disk = self._r.disk if self._has_disk else None
         if disk is not None and self._r.settings.disk_flushes:
@@ -59,7 +69,7 @@ class Flushing(Completion):
         if self._link is not None:
             if self.log.current.requests:
                 self.close_epoch()
-            if self.log.closed and (self._r.settings.protocol == "C" or disk is None or request.fua):
+            if self.log.closed and (self._r.settings.protocol == "C" or not self._alone_ok or request.fua):
                 waits |= NET
                 self.log.closed[-1].waiters.append(partial(self._flushed_there, request))
         request._waits = waits
@@ -72,20 +82,27 @@ class Flushing(Completion):
         if error:
             self._r.disk_failed(error, "flushing")
             if not self._remote:
-                request.errno = errnos.EIO
+                request._net = NET_LOST
             elif self.log.closed and not request._waits & NET:
                 # under A and B the peer's disk was not waited for; now it is the only one that can keep the promise
                 request._waits |= NET
                 self.log.closed[-1].waiters.append(partial(self._flushed_there, request))
         request._waits &= ~LOCAL
-        if not request._waits:
-            self._complete(request)
+        self._flush_done(request)
 
     def _flushed_there(self, request: Request, acknowledged: bool) -> None:
-        if not acknowledged and not self._alone_ok:
-            request.errno = errnos.EIO
+        if not acknowledged and (not self._alone_ok or (self._primary and self._r.state.suspended)):
+            request._net = NET_LOST
         request._waits &= ~NET
-        if not request._waits:
+        self._flush_done(request)
+
+    def _flush_done(self, request: Request) -> None:
+        if request._waits:
+            return
+        if request._net == NET_LOST:
+            request._net = NET_PENDING
+            self._no_data(request)  # while suspended it is asked again after the thaw, behind what is sent again
+        else:
             self._complete(request)
 
     # --- epochs ---
@@ -120,12 +137,16 @@ class Flushing(Completion):
             epoch = self.log.acknowledge(ack.barrier, ack.set_size)
         except UnexpectedBarrierAck as error:
             raise ProtocolError(str(error), Cmd.BARRIER_ACK) from None
+        if self._kept_bytes:
+            self._forget(epoch)
         activity = self._r.attachment.activity
         if activity is not None:
             activity.touch(epoch.extents)
         for waiter in epoch.waiters:
             waiter(True)
         self._retry()
+        if self._parked:
+            self._unpark()
 
     def _retry(self) -> None:
         retries, self._retries = self._retries, []

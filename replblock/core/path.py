@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from replblock.core.epochs import Epoch, TransferLog
 from replblock.core.host import Buffer
@@ -27,11 +27,13 @@ from replblock.wire.limits import max_bio_bytes
 from replblock.wire.packets import BlockDesc
 
 if TYPE_CHECKING:
+    from replblock.core.metastore import MetaStore
     from replblock.core.resource import Resource
 
 EXTENT_BYTES = 4 << 20
-LOCAL, NET = 1, 2
-NET_PENDING, NET_OK, NET_IN_SYNC, NET_FAILED, NET_LOST = 0, 1, 2, 3, 4
+LOCAL, NET, BARRIER, AGAIN = 1, 2, 4, 8
+"""What a request waits for: this disk, the peer's ack, the barrier ack of its epoch, its turn to be sent again."""
+NET_PENDING, NET_OK, NET_IN_SYNC, NET_FAILED, NET_LOST, NET_HERE = 0, 1, 2, 3, 4, 5
 ID = struct.Struct(">Q")
 
 
@@ -44,6 +46,15 @@ class Lost:
         self.epochs = epochs
         self.writes = writes
         self.reads = reads
+
+
+class Again(NamedTuple):
+    """A write that is to be sent again, in the order of its first sending."""
+
+    order: int
+    request: Request
+    here: MetaStore | None
+    """The disk that has or gets it already."""
 
 
 class PathState:
@@ -61,6 +72,12 @@ class PathState:
         self._unacked: dict[bytes, Request] = {}
         self._reads: dict[bytes, Request] = {}
         self._unsent: list[Request] = []
+        self._again: list[Again] = []
+        self._resending = False
+        self._starting: Request | None = None
+        self._kept_bytes = 0
+        self._forgotten = False
+        """Answered writes whose data is not kept went down with the last copy: the next flush fails."""
         self._out: list[Buffer] = []
         self._local: list[Request] = []
         self._local_pending = 0
@@ -125,6 +142,8 @@ class PathState:
                 self.freeze(reason)
             elif reason in self.frozen:
                 self.thaw(reason)
+        if self._parked:
+            self._unpark()  # what found no data before may find some now
 
     def _mark_unflushed(self) -> None:
         """Blocks of all writes without a barrier ack are different from now on."""
@@ -165,7 +184,19 @@ class PathState:
     def thaw(self, reason: str) -> None:
         raise NotImplementedError
 
+    def close_epoch(self) -> None:
+        raise NotImplementedError
+
+    def _complete(self, request: Request) -> None:
+        raise NotImplementedError
+
+    def _no_data(self, request: Request) -> None:
+        raise NotImplementedError
+
     def _write(self, request: Request) -> None:
+        raise NotImplementedError
+
+    def _zero(self, request: Request) -> None:
         raise NotImplementedError
 
     def _unpark(self) -> None:

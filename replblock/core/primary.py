@@ -10,14 +10,28 @@ import errno as errnos
 import struct
 from functools import partial
 
+from replblock.core.epochs import LIVE, LOST, Epoch
 from replblock.core.flushing import Flushing
 from replblock.core.host import PENDING
 from replblock.core.overlap import ON_DISK, Busy
-from replblock.core.path import ID, LOCAL, NET, NET_IN_SYNC, NET_LOST, NET_OK, NET_PENDING
+from replblock.core.path import (
+    AGAIN,
+    BARRIER,
+    ID,
+    LOCAL,
+    NET,
+    NET_FAILED,
+    NET_HERE,
+    NET_IN_SYNC,
+    NET_LOST,
+    NET_OK,
+    NET_PENDING,
+)  # fmt: skip
 from replblock.core.reads import Reads
 from replblock.core.requests import Op, Request
+from replblock.core.resend import epoch_of
 from replblock.wire.commands import Cmd
-from replblock.wire.flags import DP_DISCARD, DP_FUA, DP_ZEROES, FEATURE_WZEROES, dp_mask
+from replblock.wire.flags import DP_DISCARD, DP_FUA, DP_SEND_WRITE_ACK, DP_ZEROES, FEATURE_WZEROES, dp_mask
 from replblock.wire.headers import MAGIC_100, pack_header
 from replblock.wire.packets import Data, Trim
 
@@ -78,16 +92,21 @@ class PrimaryPath(Reads, Flushing):
         self._unpark()
 
     def _unpark(self) -> None:
-        while self._parked and not self.frozen and self._in_flight_bytes < self._r.settings.max_in_flight_bytes:
+        limit = self._r.settings.max_in_flight_bytes - self._kept_bytes
+        for _ in range(len(self._parked)):  # each once: what finds no data parks itself again
+            if self.frozen or not self._parked or self._in_flight_bytes >= limit:
+                return
             self.submit([self._parked.popleft()])
 
     # --- in ---
 
     def submit(self, requests: list[Request]) -> None:
         """Begin requests, in order; each is answered by its own `done`."""
-        limit = self._r.settings.max_in_flight_bytes
+        limit = self._r.settings.max_in_flight_bytes - self._kept_bytes
         for request in requests:
-            if self.frozen or self._in_flight_bytes >= limit:
+            if self.frozen or self._in_flight_bytes >= limit or (
+                (self._again or self._resending) and self._data_in_reach  # these go first
+            ):
                 self._parked.append(request)
                 continue
             self._in_flight += 1
@@ -127,6 +146,9 @@ class PrimaryPath(Reads, Flushing):
     def _write(self, request: Request) -> None:
         start = request.offset_bytes
         end = start + request.length_bytes
+        if self.frozen or (self._again and not request._order):  # what is sent again goes first
+            self._not_yet(request)
+            return
         if self.busy.count and (not self._ordered or self._r.sync.ranges_matter):
             busy = self.busy.find(start, end)
             if busy is not None:
@@ -145,6 +167,9 @@ class PrimaryPath(Reads, Flushing):
         start = request.offset_bytes
         end = start + request.length_bytes
         waits = 0
+        here = request._net == NET_HERE
+        if request is self._starting:
+            self._starting = None
         if self._remote:
             if request.length_bytes > self._most_bytes and request.data:
                 self._split(request, self._write)
@@ -164,7 +189,9 @@ class PrimaryPath(Reads, Flushing):
             request._epoch = epoch
             self._ident = ident = self._ident + 1
             request._ident = key = ID.pack(ident)
+            request._order = request._order or ident
             request._net = NET_PENDING
+            request._firm = bool(self._flags & DP_SEND_WRITE_ACK)
             self._send_write(request, key)
             waits = NET
             if self._asynchronous:
@@ -175,9 +202,13 @@ class PrimaryPath(Reads, Flushing):
         elif self._alone_ok:
             self._mark(request)
         else:
-            self._no_data(request)  # a write on top of inconsistent data alone would be thrown away by the resync
+            self._nowhere(request)  # a write on top of inconsistent data alone would be thrown away by the resync
             return
-        if self._has_disk:
+        if here:
+            request._waits = waits | request._waits & LOCAL
+            if not request._waits:
+                self._complete(request)
+        elif self._has_disk:
             if self._mark_too:
                 self._mark(request)
             request._waits = waits | LOCAL
@@ -185,7 +216,7 @@ class PrimaryPath(Reads, Flushing):
             if not self._ordered and self._remote:
                 request._epoch = (self.busy.add(start, end, "write"), request._epoch)
         else:
-            request._waits = waits
+            request._waits = waits | request._waits & LOCAL
             if self._r.meta is not None:
                 self._mark(request)  # a disk that is being attached does not get this write
 
@@ -286,17 +317,41 @@ class PrimaryPath(Reads, Flushing):
             if self._r.meta is not None:
                 self._mark(request)
             self._r.disk_failed(error, f"writing {request.length_bytes} bytes at {request.offset_bytes}")
-            if request._net in (NET_PENDING, NET_OK) and request._waits & NET:
-                pass  # the peer's copy decides
-            elif request._net not in (NET_OK, NET_IN_SYNC):
-                request.errno = errnos.EIO
-            request._net = NET_OK if request._net == NET_IN_SYNC else request._net
+            self._only_there(request)
         request._waits &= ~LOCAL
         if not request._waits:
-            if request._net == NET_LOST and not error:
+            if request._net == NET_LOST:
                 self._no_data(request)
             else:
                 self._complete(request)
+
+    def _only_there(self, request: Request) -> None:
+        """This disk did not take it: the peer's copy decides, if it is on its disk and not only received."""
+        epoch = epoch_of(request)
+        if request._waits & AGAIN:
+            return
+        if epoch is None or epoch.fate == LOST or request._net in (NET_FAILED, NET_LOST):
+            request._net = NET_LOST
+            return
+        if request._net == NET_IN_SYNC:
+            request._net = NET_OK
+        if epoch.fate == LIVE and not request._firm:
+            request._waits |= BARRIER
+            epoch.waiters.append(partial(self._firmly_there, request, epoch))
+            if epoch is self.log.current:
+                self.close_epoch()
+
+    def _firmly_there(self, request: Request, epoch: Epoch, acknowledged: bool) -> None:
+        if not request._waits & BARRIER or epoch_of(request) is not epoch:
+            return
+        request._waits &= ~BARRIER
+        if not acknowledged:
+            request._net = NET_LOST
+        if not request._waits:
+            if acknowledged:
+                self._complete(request)
+            else:
+                self._no_data(request)
 
 
 class _Later:

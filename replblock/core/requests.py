@@ -29,8 +29,8 @@ class Request:
     """
 
     __slots__ = (
-        "_epoch", "_ident", "_net", "_parent", "_sent_ms", "_waits", "data", "done", "errno", "fua", "length_bytes",
-        "may_punch", "offset_bytes", "op",
+        "_epoch", "_firm", "_ident", "_kept", "_net", "_order", "_parent", "_sent_ms", "_waits", "data", "done",
+        "errno", "fua", "length_bytes", "may_punch", "offset_bytes", "op",
     )  # fmt: skip
 
     def __init__(
@@ -58,3 +58,6 @@ class Request:
         self._epoch: object = None
         self._parent: Request | None = None
         self._sent_ms = 0
+        self._order = 0
+        self._firm = False
+        self._kept: Buffer | None = None

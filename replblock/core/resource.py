@@ -127,13 +127,14 @@ class Resource:
     def end_wakeup(self) -> None:
         """All events of this wake-up are in: whatever was gathered leaves now."""
         attachment = self.attachment
+        if self.state.suspended:
+            self._thaw_what_may()
+        self.primary.send_again()
         self.primary.go()
         if attachment.activity is not None:
             attachment.activity.commit()
         self.primary.go()
         self.secondary.end_wakeup()
-        if self.state.suspended:
-            self._thaw_what_may()
         if self._when_idle and self.disk_idle:
             waiting, self._when_idle = self._when_idle, []
             for callback in waiting:
@@ -236,7 +237,7 @@ class Resource:
             Cmd.TRIM: s.on_trim,
             Cmd.ZEROES: s.on_zeroes,
             Cmd.BARRIER: s.on_barrier,
-            Cmd.OUT_OF_SYNC: s.on_out_of_sync,
+            Cmd.OUT_OF_SYNC: y.bitmaps.on_out_of_sync,
             Cmd.DATA_REQUEST: s.reads.on_data_request,
             Cmd.DATA_REPLY: p.on_data_reply,
             Cmd.UNPLUG_REMOTE: _ignore,
@@ -331,7 +332,8 @@ class Resource:
         state = self.state
         if state.susp_nod and not primary_without_data(state):
             self.change("data-is-back", forced=True, susp_nod=False)
-        if state.susp_fen and state.conn >= Conn.CONNECTED:
+        # not while bitmaps are exchanged: until it is Inconsistent the peer could be promoted without these writes
+        if state.susp_fen and state.conn >= Conn.CONNECTED and state.conn not in _NOT_YET_BACK:
             self.change("peer-is-back", forced=True, susp_fen=False)
 
     def send_state(self) -> None:
@@ -381,6 +383,7 @@ class Resource:
         del self.reasons[:-WHY_KEPT]
 
 
+_NOT_YET_BACK = frozenset({Conn.STARTING_SYNC_S, Conn.WF_BITMAP_S})
 _BEFORE_AUTHENTICATION = frozenset({Cmd.CONNECTION_FEATURES, Cmd.AUTH_CHALLENGE, Cmd.AUTH_RESPONSE})
 _BEFORE_ACCEPTANCE = _BEFORE_AUTHENTICATION | {
     Cmd.PROTOCOL, Cmd.PROTOCOL_UPDATE, Cmd.SYNC_PARAM, Cmd.SYNC_PARAM89, Cmd.SIZES, Cmd.UUIDS, Cmd.STATE,

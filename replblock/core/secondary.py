@@ -16,6 +16,7 @@ from replblock.core.host import PENDING, Buffer
 from replblock.core.link import Link
 from replblock.core.overlap import Busy
 from replblock.core.peer_reads import PeerReads
+from replblock.core.pieces import EXTENT_BYTES, Ident, Whole, split
 from replblock.state.names import Conn, Disk, Role
 from replblock.wire.commands import Cmd
 from replblock.wire.digests import digest, digest_size
@@ -36,17 +37,19 @@ from replblock.wire.packets import (
     Barrier,
     BarrierAck,
     BlockAck,
-    BlockDesc,
     Data,
     Trim,
 )
 
 if TYPE_CHECKING:
+    from replblock.core.metastore import MetaStore
     from replblock.core.resource import Resource
 
 _ACK_100 = struct.Struct(">IHHIIQ8sII")
 MAX_PENDING_BYTES = 64 << 20
 """Writes of the peer that wait for this disk: beyond this the data connection is not read until half of it is done."""
+GONE = -2
+"""Instead of an errno: the disk that took the writes of an epoch was lost before it was flushed."""
 
 
 class SecondaryPath:
@@ -61,6 +64,8 @@ class SecondaryPath:
         self.holding = False
         """A barrier waits for its flush: packets of the data connection wait behind it."""
         self._epoch_size = 0
+        self._epoch_meta: MetaStore | None = None
+        """The disk that took the writes of this epoch."""
         self._pending = 0
         self._pending_bytes = 0
         self._room: Callable[[], None] | None = None
@@ -71,6 +76,10 @@ class SecondaryPath:
         self.reads = PeerReads(self)
         self.received_sectors = 0
         self.written_sectors = 0
+
+    def flushed_all(self) -> None:
+        """The disk is detached in good order: what it took is on it for good."""
+        self._epoch_meta = None
 
     @property
     def idle(self) -> bool:
@@ -94,6 +103,7 @@ class SecondaryPath:
         self._digest = digest(alg) if alg else None
         self._digest_bytes = digest_size(alg) if alg else 0
         self._epoch_size = 0
+        self._epoch_meta = None
         self._seq = 0
 
     def connection_lost(self) -> None:
@@ -131,10 +141,14 @@ class SecondaryPath:
 
     # --- acknowledgements ---
 
-    def ack(self, link: Link, cmd: Cmd, sector: int, ident: bytes, size_bytes: int) -> None:
+    def ack(self, link: Link, cmd: Cmd, sector: int, ident: Ident, size_bytes: int) -> None:
         """Queue a p_block_ack for the end of the wake-up."""
         if self._link is not link:
             return
+        if type(ident) is Whole:
+            if (last := ident.piece(cmd)) is None:
+                return
+            cmd, sector, ident, size_bytes = last
         self._seq = seq = (self._seq + 1) & 0xFFFFFFFF
         if link.version >= 100:
             packet = _ACK_100.pack(MAGIC_100, self._r.settings.volume, cmd, 24, 0, sector, ident, size_bytes, seq)
@@ -199,7 +213,14 @@ class SecondaryPath:
         if flags & DP_SEND_RECEIVE_ACK:
             self.ack(link, Cmd.RECV_ACK, trim.sector, trim.block_id, trim.size_bytes)
         punch = (cmd == Cmd.TRIM and bool(link.features & FEATURE_WZEROES)) or bool(trim.dp_flags & DP_DISCARD)
-        self._apply(link, trim.sector, trim.size_bytes, trim.block_id, flags, None, punch)
+        if trim.size_bytes <= EXTENT_BYTES:
+            self._apply(link, trim.sector, trim.size_bytes, trim.block_id, flags, None, punch)
+            return
+        # up to 128 MiB: more extents than the activity log may hold at once
+        pieces = split(trim.sector, trim.size_bytes)
+        whole = Whole(len(pieces), trim.sector, trim.block_id, trim.size_bytes, bool(flags & DP_SEND_WRITE_ACK))
+        for sector, size_bytes in pieces:
+            self._apply(link, sector, size_bytes, whole, flags | DP_SEND_WRITE_ACK, None, punch)
 
     def _flags(self, link: Link, flags: int) -> int:
         """Before version 100 the configured protocol says which acks the peer wants."""
@@ -214,7 +235,7 @@ class SecondaryPath:
             raise ProtocolError(f"P_{cmd.name} of {size_bytes} bytes at sector {sector} is beyond the device", cmd)
 
     def _apply(
-        self, link: Link, sector: int, size: int, ident: bytes, flags: int, payload: memoryview | None,
+        self, link: Link, sector: int, size: int, ident: Ident, flags: int, payload: memoryview | None,
         punch: bool | None, turn: Busy | None = None,
     ) -> None:  # fmt: skip
         """Begin the write unless it must wait: for overlapping ones before it, or for its extents to be hot.
@@ -237,7 +258,7 @@ class SecondaryPath:
                 self._pending_bytes += size
                 return
         disk, meta = r.disk, r.meta
-        if disk is None or meta is None:
+        if disk is None or meta is None or r.state.disk == Disk.FAILED:
             self._nack(link, sector, ident, size)
             if turn is not None:
                 busy.free(turn)
@@ -255,6 +276,7 @@ class SecondaryPath:
                 return
         if turn is not None:
             turn.why = "local"
+        self._epoch_meta = self._epoch_meta or meta
         self.written_sectors += size >> 9
         if flags & DP_FUA:
             entry = turn or busy.add(start, end, "local")
@@ -294,7 +316,7 @@ class SecondaryPath:
             self._r.flush_disk(later)
 
     def _written_later(
-        self, link: Link, sector: int, size: int, ident: bytes, flags: int, busy: object, error: int
+        self, link: Link, sector: int, size: int, ident: Ident, flags: int, busy: object, error: int
     ) -> None:
         self._pending -= 1
         self._pending_bytes -= size
@@ -329,7 +351,7 @@ class SecondaryPath:
             for callback in waiting:
                 callback()
 
-    def _written(self, link: Link, sector: int, size: int, ident: bytes, flags: int, error: int) -> None:
+    def _written(self, link: Link, sector: int, size: int, ident: Ident, flags: int, error: int) -> None:
         r = self._r
         if error:
             if r.meta is not None:
@@ -344,7 +366,7 @@ class SecondaryPath:
         if flags & DP_SEND_WRITE_ACK:
             self.ack(link, Cmd.RS_WRITE_ACK if in_sync else Cmd.WRITE_ACK, sector, ident, size)
 
-    def _nack(self, link: Link, sector: int, ident: bytes, size: int) -> None:
+    def _nack(self, link: Link, sector: int, ident: Ident, size: int) -> None:
         self.ack(link, Cmd.NEG_ACK, sector, ident, size)
 
     # --- barriers ---
@@ -364,16 +386,19 @@ class SecondaryPath:
         r = self._r
 
         def written() -> None:
-            disk = r.disk
-            if disk is None or not r.settings.disk_flushes:
-                flushed(0)
-            else:
+            taken, self._epoch_meta = self._epoch_meta, None
+            if taken is None or not r.settings.disk_flushes:
+                flushed(0)  # none of them was written here: each got its P_NEG_ACK
+            elif r.meta is taken:
                 r.flush_disk(flushed)
+            else:
+                flushed(GONE)
 
         def flushed(error: int) -> None:
             if error:
                 # no ack: what the peer has not seen acknowledged it keeps as different
-                r.disk_failed(error, "flushing an epoch of the peer")
+                if error != GONE:
+                    r.disk_failed(error, "flushing an epoch of the peer")
                 if self._link is link:
                     text = "an epoch of the peer could not be flushed: it gets no ack, connecting anew"
                     r.links.drop(Conn.NETWORK_FAILURE, "epoch-not-flushed", text)
@@ -387,15 +412,6 @@ class SecondaryPath:
         self.when_written(written)
 
     # --- the rest ---
-
-    def on_out_of_sync(self, body: memoryview) -> None:
-        """P_OUT_OF_SYNC: the peer wrote this without sending it."""
-        desc = BlockDesc.unpack(body)
-        meta = self._r.meta
-        if meta is not None:
-            self.check_range(desc.sector, desc.size_bytes, Cmd.OUT_OF_SYNC)
-            end = (desc.sector << 9) + desc.size_bytes
-            meta.bitmap.set_range(desc.sector >> 3, -(-end // 4096))
 
     def send_block(self, link: Link, cmd: Cmd, sector: int, ident: bytes, data: Buffer) -> None:
         """P_DATA_REPLY or P_RS_DATA_REPLY with its digest."""
@@ -420,7 +436,7 @@ class _Later:
 
     __slots__ = ("args", "busy", "path")
 
-    def __init__(self, path: SecondaryPath, link: Link, sector: int, size: int, ident: bytes, flags: int) -> None:
+    def __init__(self, path: SecondaryPath, link: Link, sector: int, size: int, ident: Ident, flags: int) -> None:
         self.path = path
         self.args = (link, sector, size, ident, flags)
         self.busy: object = None

@@ -47,19 +47,22 @@ def recover(
             raw += read(start + len(raw), min(PIECE_BYTES, -(-(length - len(raw)) // 512) * 512))
         bitmap.load(bytes(raw[:length]))
     found = Recovered(bitmap)
-    if superblock.flags & Flag.PRIMARY_IND and not superblock.flags & Flag.AL_CLEAN:
-        found = _apply_log(read, geometry, bitmap, old_bits)
+    if superblock.flags & Flag.PRIMARY_IND:
+        # under AL_CLEAN the log is empty; should it name extents all the same, drbdmeta marks them, too
+        found = _apply_log(read, geometry, bitmap, old_bits, bool(superblock.flags & Flag.AL_CLEAN))
     new_bits = bits_of(size_sectors)
     if new_bits != old_bits:
         bitmap.resize(new_bits, True)
     return found
 
 
-def _apply_log(read: Callable[[int, int], bytes], geometry: Geometry, bitmap: Bitmap, bits: int) -> Recovered:
+def _apply_log(
+    read: Callable[[int, int], bytes], geometry: Geometry, bitmap: Bitmap, bits: int, clean: bool
+) -> Recovered:
     area = read(geometry.al_offset_bytes, geometry.al_size_bytes)
     blocks = [area[i : i + BLOCK_BYTES] for i in range(0, len(area), BLOCK_BYTES)]
     log = replay(blocks, geometry.al_stripes, geometry.al_stripe_size_4k)
-    if not log.usable:
+    if not log.usable and not clean:
         bitmap.fill()  # nobody knows what the crashed Primary was writing
     replayed = 0
     for extent in log.extents:

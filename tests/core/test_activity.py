@@ -216,3 +216,20 @@ def test_cleared_bits_reach_the_disk_after_a_flush_only() -> None:
     store.save_bitmap()
     bench.disk.answer()
     assert bench.disk.blocks[at][:3] == b"\xe2\x00\x10"
+
+
+def test_a_range_larger_than_a_transaction_gets_several() -> None:
+    """64 extents fit one transaction; a trim of the peer may be larger, and must not be tried for ever."""
+    bench = Bench(slots=100)
+    bench.log.want(0, 89, lambda: bench.started.append(1))
+    bench.log.want(89, 90, lambda: bench.started.append(2))
+    bench.log.commit()
+    bench.disk.answer()
+    assert bench.started == [1, 2] and bench.disk.calls == ["log", "log"]
+    assert bench.on_disk() == set(range(91))
+
+
+def test_a_range_larger_than_the_log_is_refused() -> None:
+    """Never hot at once: whoever asks must split it."""
+    with pytest.raises(ValueError, match="do not fit"):
+        Bench(slots=7).log.want(0, 7, lambda: None)
