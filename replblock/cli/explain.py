@@ -48,10 +48,17 @@ def _live(run: Run, target: Target, made: list[dict[str, Any]]) -> int:
     from replblock.status.explain import explain as build
     from replblock.status.words import cstates
 
-    status = status_of(run, target.resource)
+    name = target.resource
+    try:
+        status = status_of(run, name)
+    except Stop as stop:
+        if run.is_up(name):
+            raise
+        raise Stop(stop.exit_code, *stop.lines, f"or of its metadata: replctl explain --images {name} OTHER {name}"
+                   " (see: replctl help explain)") from None
     facts = facts_of(run, status)
     state = {"connection": cstates(status)[0], "decisions": status["replblock-why"]}
-    made.append(build(facts, target.resource, "live", state))
+    made.append(build(facts, name, "live", state))
     return 0
 
 

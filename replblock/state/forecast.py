@@ -130,6 +130,19 @@ def _refusal(decision: Decision, mine: Party, peers: Party, terms: Terms) -> str
     return "" if taken.state is not None else taken.rule
 
 
+UNHEARD = 0xF0E1_D2C3_B4A5_9680      # stands for a generation that nobody here has heard of
+MANY_BITS = 1 << 40
+
+
+def if_peer_wrote(mine: Party, peers: Party, terms: Terms) -> tuple[Forecast, Forecast]:
+    """The forecast if the peer has gone on alone from what is known of it: having changed little, and very much."""
+    known = peers.generations
+    moved = known.written_alone() if known.bitmap else known.new_current(UNHEARD, peers.role == Role.PRIMARY)
+    little, much = (forecast(mine, peers._replace(generations=moved, bits=bits), terms)
+                    for bits in (max(1, peers.bits), MANY_BITS))
+    return little, much
+
+
 class Row(NamedTuple):
     """What one policy would do. `zero`: the after-sb-0pri it goes with; "" where that makes no difference."""
 

@@ -24,6 +24,7 @@ from replblock.state.forecast import (
     Terms,
     by_policy,
     forecast,
+    if_peer_wrote,
     losses,
 )
 from replblock.state.generations import Generations
@@ -98,6 +99,8 @@ def explain(facts: Facts, resource: str, origin: str, state: Mapping[str, Any] |
     mine, peers, terms = party_of(facts[HERE]), party_of(facts[THERE]), terms_of(facts)
     found = forecast(mine, peers, terms)
     made["forecast"] = _forecast(found, mine, peers, facts)
+    if origin == "live" and facts[THERE]["not-before-ms"] and peers.role == Role.PRIMARY:
+        made["forecast"]["if-peer-wrote"] = _if_peer_wrote(mine, peers, terms)
     for side, loss in zip(SIDES, losses(mine, peers, found.verdict)):
         made[side]["loses"] = _loss(loss, facts["blocks"])
     if found.outcome.mine.split_brain:
@@ -143,6 +146,18 @@ def _forecast(found: Forecast, mine: Party, peers: Party, facts: Facts) -> dict[
         "policy": {"option": OPTIONS[primaries], "value": options[OPTIONS[primaries]] if options else None},
         "outcome": _outcome(found.outcome),
         "otherwise": _outcome(found.otherwise) if found.otherwise is not None else None,
+        "if-peer-wrote": None,
+    }
+
+
+def _if_peer_wrote(mine: Party, peers: Party, terms: Terms) -> dict[str, Any]:
+    """Two outcomes where it would depend on how much it wrote (or on chance)."""
+    little, much = if_peer_wrote(mine, peers, terms)
+    others = [one for one in (little.otherwise, much.outcome, much.otherwise) if one and not one.like(little.outcome)]
+    return {
+        "rule": little.verdict.rule,
+        "outcome": _outcome(little.outcome),
+        "otherwise": _outcome(others[0]) if others else None,
     }
 
 
@@ -194,8 +209,7 @@ def _notes(facts: Facts, found: Forecast) -> Iterator[str]:
         yield f"Between two DRBD 8.4 kernels it would go differently: {end} (rule {decision.drbd_rule})."
     there = facts[THERE]
     if there.get("heard-ms") and there.get("not-before-ms"):
-        was = " It was Primary then and may have written on." if there["role"] == Role.PRIMARY.label else ""
-        yield ("The peer is taken as it was last heard of; what it did since then is not known here." + was)
+        yield "The peer is taken as it was last heard of; what it did since then is not known here."
 
 
 def _drbd(result: int, conn: int) -> str:

@@ -115,6 +115,23 @@ def _forecast(made: Made, names: Mapping[str, str]) -> Iterator[str]:
                 yield from _wrapped(f"rule {outcome['rule']}: {outcome['meaning']}", "     ", "     ")
 
 
+    wrote = found["if-peer-wrote"]
+    if wrote:
+        yield f"  but {names['there']} was Primary when the nodes parted; if it has written since:"
+        ends = [_wrote(one, names) for one in (wrote["outcome"], wrote["otherwise"]) if one is not None]
+        more = ", depending on how much" if len(ends) > 1 else ""
+        yield from _wrapped(f"=> rule {wrote['rule']}: {' or '.join(ends)}{more}", "  ", "     ")
+
+
+def _wrote(outcome: Made, names: Mapping[str, str]) -> str:
+    if outcome["discards"]:
+        return f"{names[outcome['discards']]} loses its changes"
+    target = {"sync-from-here": "there", "sync-to-here": "here"}.get(outcome["what"])
+    if target is None:
+        return NO_CONNECTION if outcome["what"] == "no-connection" else "connected, nothing is copied"
+    return f"{names[target]} is brought up to date"
+
+
 def _end(outcome: Made, made: Made, names: Mapping[str, str]) -> str:
     """One outcome in words."""
     what = outcome["what"]

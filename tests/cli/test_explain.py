@@ -204,6 +204,14 @@ def test_bad_input_is_one_clear_line(node: Node, tmp_path: Path, two: tuple[str,
         assert 1 < len(done.errors) <= 3 and not done.out, (words, done)
 
 
+def test_a_resource_that_is_down_is_told_how_else(node: Node) -> None:
+    """DRBD's sentence and exit code, then both ways on; --json stays JSON."""
+    done = node.run("explain", "r0")
+    assert done.code == 10 and "(127) Device minor not allocated" in done.errors[0]
+    assert "replctl up r0" in done.errors[1] and "explain --images r0 OTHER r0" in done.errors[2]
+    assert json.loads(node.run("explain", "--json", "r0").out) == []
+
+
 def test_help_and_completion(node: Node) -> None:
     """`help explain` tells the forms; bash completes files after --images."""
     text = node.run("help", "explain").out

@@ -12,6 +12,7 @@ import pytest
 from replblock.state.forecast import VALUES
 from replblock.state.names import Conn, Role
 from replblock.status.explain import explain
+from replblock.status.explain_text import render
 
 from .simhost import SimHost
 from .world import World
@@ -170,6 +171,26 @@ def test_the_way_out_that_is_named_leads_out(loser: str) -> None:
             world.ok(host, verb, discard_my_data="--discard-my-data" in step["command"])
     world.settle()
     assert world.same_data() and world.a.disk.data(world.a.resource.size_bytes) == kept
+
+
+@pytest.mark.parametrize(("mine", "expected"), [(-1, "sync-to-here"), (2, "no-connection")])
+def test_a_peer_that_was_primary_and_went_on(mine: int, expected: str) -> None:
+    """Only one side of the story is known here: what follows if the Primary went on writing is told, and follows."""
+    world = World(14).pair()
+    world.partition()
+    world.run_until(lambda: all(host.resource.state.conn < Conn.CONNECTED for host in (world.a, world.b)))
+    world.heal()
+    for host in (world.a, world.b):
+        world.ok(host, "disconnect", force=True)
+    write_alone(world, world.b, mine)
+    made = explain(facts(world.b), "r0", "live", {"connection": "StandAlone"})
+    told_then = made["forecast"]["if-peer-wrote"]
+    assert told_then["outcome"]["what"] == expected and told_then["otherwise"] is None
+    for line in render(made).splitlines():
+        assert len(line) <= 80
+    write_alone(world, world.a, 3)
+    got = happened(world)["what"]
+    assert {"sync-from-here": "sync-to-here"}.get(got, got) == expected
 
 
 class Life:
