@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # replblock: make test, make demo. Everything else: make help.
-.PHONY: help setup test unit kernel-test lint demo bench torture clean distclean
+.PHONY: help setup test unit kernel-test lint demo bench fuzz torture clean distclean
 
 PYTEST_ARGS ?=
 JOBS ?= 2
@@ -14,6 +14,7 @@ help:
 	@echo 'make kernel-test  two guests with kernels of their own; what they need: docs/kernel-tests.md'
 	@echo 'make bench   side by side with nbdkit and qemu-storage-daemon; BENCH_ARGS=--quick'
 	@echo 'make torture real faults on real processes, every acknowledgement accounted for; MINUTES=60 SEED=4711'
+	@echo 'make fuzz    fuzzing guided by coverage: TARGET=conf RUNS=1000000 SECONDS=600; docs/fuzzing.md'
 	@echo 'make lint    ruff and mypy'
 	@echo 'make setup   what all of these do first: Debian packages, .venv (a no-op the second time)'
 	@echo 'make clean   remove caches and results; make distclean: .venv too'
@@ -40,6 +41,15 @@ bench: setup
 
 torture: setup
 	.venv/bin/python -m tests.torture.main --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(TORTURE_ARGS)
+
+# atheris weighs 60 MB and serves nothing else: only whoever fuzzes installs it. Without a wheel the seeds are damaged
+# without guidance; everything else is the same.
+RUNS ?= 1000000
+SECONDS ?= 0
+fuzz: setup
+	@.venv/bin/python -c 'import atheris' 2>/dev/null || .venv/bin/python -m pip --disable-pip-version-check \
+	    install -q --no-build-isolation -e '.[fuzz]' || echo 'no atheris for this Python: going on without guidance'
+	.venv/bin/python -m tests.fuzz.run $(TARGET) --runs $(RUNS) --seconds $(SECONDS)
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis bench/results

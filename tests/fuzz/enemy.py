@@ -37,6 +37,13 @@ def client_hello() -> bytes:
 
 STRANGERS = (b"GET / HTTP/1.1\r\nHost: here\r\n\r\n", client_hello(), b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n",
              b"\x16\x03\x01" + bytes(4000), bytes(70_000), b"NBDMAGICIHAVEOPT\0\3" * 20)
+HARM = (
+    (Cmd.DATA, p.Data(0, bytes(8), 0, p.DP_SEND_WRITE_ACK).pack() + b"\xee" * 4096),
+    (Cmd.TRIM, p.Trim(0, bytes(8), 0, p.DP_DISCARD, 4096).pack()),
+    (Cmd.ZEROES, p.Trim(8, bytes(8), 0, p.DP_ZEROES, 4096).pack()),
+    (Cmd.OUT_OF_SYNC, p.BlockDesc(0, 4096).pack()),
+)
+"""In range and well formed: what changes data or bitmap once a peer was accepted."""
 
 
 class Enemy:
@@ -47,7 +54,7 @@ class Enemy:
         self.rng = random.Random(seed)
         self.frames = [data for _, data in inputs_of(CORPUS, "wire-decoder")]
         self.open: list[socket.socket] = []
-        self.accepted = 0
+        self.accepted = self.early = 0
 
     def come(self) -> socket.socket | None:
         sock = socket.socket()
@@ -140,10 +147,17 @@ class Enemy:
         """Everything there is, before generations and states were compared."""
         data, meta = self.pair()
         self.say(data, OFFER)
-        harmless = [s for s in samples(101, FEATURES) if s.cmd != Cmd.STATE]
-        for _ in range(20):
-            sample = self.rng.choice(harmless)
-            self.say(self.rng.choice((data, data, meta)), pack_packet(101, sample.cmd, sample.body))
+        self.say(data, self.introduction()[: -len(pack_packet(101, Cmd.STATE, bytes(4)))])
+        self.early += 1
+        kind = self.early % 3
+        if kind == 0:
+            self.say(data, pack_packet(101, *self.rng.choice(HARM)))
+        elif kind == 1:
+            self.say(data, b"".join(pack_packet(101, *harm) for harm in HARM))
+        else:
+            others = [(s.cmd, s.body) for s in samples(101, FEATURES) if s.cmd != Cmd.STATE]
+            for _ in range(20):
+                self.say(self.rng.choice((data, data, meta)), pack_packet(101, *self.rng.choice([*others, *HARM])))
 
     def flood(self) -> None:
         """Megabytes of what cannot be taken."""
@@ -195,6 +209,6 @@ class Enemy:
 
 BEFORE: tuple[Callable[[Enemy], None], ...] = (
     Enemy.stranger, Enemy.frames_of_others, Enemy.crowd, Enemy.half_and_silence, Enemy.drip, Enemy.odd_features,
-    Enemy.too_early, Enemy.flood,
+    Enemy.too_early, Enemy.too_early, Enemy.too_early, Enemy.flood,
 )
 AFTER: tuple[Callable[[Enemy], None], ...] = (Enemy.friend, Enemy.friend, Enemy.friend, Enemy.glutton, Enemy.too_early)
