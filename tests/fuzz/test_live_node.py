@@ -16,7 +16,7 @@ from replblock.meta.superblock import Flag, Superblock
 from tests.engine.nodes import Node, nodes
 from tests.fuzz.enemy import AFTER, BEFORE, Enemy
 
-ROUNDS = int(os.environ.get("FUZZ_LIVE_ROUNDS", "24"))
+ROUNDS = int(os.environ.get("FUZZ_LIVE_ROUNDS", "16"))
 SEED = int(os.environ.get("FUZZ_SEED") or os.urandom(4).hex(), 16)
 DISK_BYTES = 32 << 20
 GROWTH_KIB = 256 << 10
