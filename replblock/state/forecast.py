@@ -135,8 +135,8 @@ MANY_BITS = 1 << 40
 
 
 def if_peer_wrote(mine: Party, peers: Party, terms: Terms) -> tuple[Forecast, Forecast]:
-    """The forecast if the peer has gone on alone from what is known of it: having changed little, and very much."""
-    known = peers.generations
+    """The forecast if the peer, then Primary, went on alone from what is known of it: writing little, or much."""
+    known = peers.generations.as_primary(True)
     moved = known.written_alone() if known.bitmap else known.new_current(UNHEARD, peers.role == Role.PRIMARY)
     little, much = (forecast(mine, peers._replace(generations=moved, bits=bits), terms)
                     for bits in (max(1, peers.bits), MANY_BITS))

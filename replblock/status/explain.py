@@ -97,9 +97,16 @@ def explain(facts: Facts, resource: str, origin: str, state: Mapping[str, Any] |
         made["notes"].insert(0, unknown)
         return made
     mine, peers, terms = party_of(facts[HERE]), party_of(facts[THERE]), terms_of(facts)
+    there = facts[THERE]
+    lost_primary = (origin == "live" and _from_memory(there) and peers.role == Role.PRIMARY
+                    and there["heard-ms"] <= there["not-before-ms"])    # else a handshake has told more since
+    if lost_primary and mine.role == Role.PRIMARY and not terms.two_primaries:
+        peers = peers._replace(role=Role.SECONDARY)
+        made["notes"].append("The peer was Primary when the nodes parted, and this node is now: taken as if the peer "
+                             "comes back as Secondary. If it is still Primary, the connection is refused.")
     found = forecast(mine, peers, terms)
     made["forecast"] = _forecast(found, mine, peers, facts)
-    if origin == "live" and facts[THERE]["not-before-ms"] and peers.role == Role.PRIMARY:
+    if lost_primary:
         made["forecast"]["if-peer-wrote"] = _if_peer_wrote(mine, peers, terms)
     for side, loss in zip(SIDES, losses(mine, peers, found.verdict)):
         made[side]["loses"] = _loss(loss, facts["blocks"])
@@ -122,6 +129,11 @@ def _cannot_tell(facts: Facts) -> str:
     if Disk.from_label(here["disk"]) < Disk.INCONSISTENT:
         return f"The disk here is not in use yet (it is {here['disk']})."
     return ""
+
+
+def _from_memory(there: Mapping[str, Any]) -> bool:
+    """Is this what was heard of the peer before the nodes parted, and not the peer itself?"""
+    return bool(there.get("heard-ms") and there.get("not-before-ms"))
 
 
 def _node(node: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -208,7 +220,7 @@ def _notes(facts: Facts, found: Forecast) -> Iterator[str]:
         end = _drbd(decision.drbd_result, decision.drbd_conn)
         yield f"Between two DRBD 8.4 kernels it would go differently: {end} (rule {decision.drbd_rule})."
     there = facts[THERE]
-    if there.get("heard-ms") and there.get("not-before-ms"):
+    if _from_memory(there):
         yield "The peer is taken as it was last heard of; what it did since then is not known here."
 
 

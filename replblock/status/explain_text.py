@@ -73,6 +73,8 @@ def _decisions(made: Made) -> Iterator[str]:
 
 
 def _data(made: Made, names: Mapping[str, str]) -> Iterator[str]:
+    if not names:
+        return
     yield ""
     yield "The data, by its generations (bit 0 of the last digit: was Primary):"
     for side in SIDES:

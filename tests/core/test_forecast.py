@@ -193,6 +193,25 @@ def test_a_peer_that_was_primary_and_went_on(mine: int, expected: str) -> None:
     assert {"sync-from-here": "sync-to-here"}.get(got, got) == expected
 
 
+def test_a_failover() -> None:
+    """The Primary died, this node took over and wrote: the dead one will be brought up to date when it is back."""
+    world = World(15).pair()
+    world.write(world.a, 0, b"a" * 4096)
+    world.flush(world.a)
+    world.settle()
+    world.kill(world.a, power=True)
+    world.run_until(lambda: world.b.resource.state.conn < Conn.CONNECTED)
+    world.ok(world.b, "primary")
+    world.write(world.b, 4096, b"b" * 4096)
+    made = explain(facts(world.b), "r0", "live", {"connection": "WFConnection"})
+    assert made["there"]["role"] == "Primary" and made["forecast"]["primaries"] == 1
+    assert told(made) == {"sync-from-here"} and made["forecast"]["rule"] == "i-moved-on"
+    assert made["forecast"]["if-peer-wrote"]["outcome"]["what"] == "no-connection"
+    world.up(world.a)
+    world.settle()
+    assert world.same_data() and world.read(world.b, 4096, 4096) == b"b" * 4096
+
+
 class Life:
     """A random past of two nodes, by one seed."""
 
