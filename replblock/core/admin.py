@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from replblock.core import netoptions
 from replblock.core.answers import EXIT_CONFIG, EXIT_UNKNOWN, Answer, Reply
 from replblock.core.roles import Roles
 from replblock.core.waits import Waits
@@ -278,21 +279,8 @@ class Admin:
         r.change("disconnect", forced=True, conn=Conn.STANDALONE)
 
     def _net_options(self, args: dict[str, Any], reply: Reply) -> None:
-        """New settings while running; what the peer must agree with is agreed anew by reconnecting."""
-        r = self._r
-        old, r.settings = r.settings, args["settings"]
-        r.links.rendezvous.settings = r.settings
-        shared = ("protocol", "after_sb_0pri", "after_sb_1pri", "after_sb_2pri", "allow_two_primaries",
-                  "data_integrity_alg", "cram_hmac_alg", "shared_secret", "verify_alg", "csums_alg", "peer_address",
-                  "own_address")  # fmt: skip
-        if any(getattr(old, name) != getattr(r.settings, name) for name in shared):
-            if r.links.link is not None:
-                text = "the settings changed: connecting anew"
-                r.links.drop(Conn.NETWORK_FAILURE, "settings-changed", text, "notice")
-            elif r.state.conn == Conn.WF_CONNECTION:
-                r.links.stop()
-                r.links.seek()
-        r.primary.disk_changed()
+        """New settings while running."""
+        netoptions.change(self._r, args["settings"])
         reply(Answer())
 
     def _down(self, args: dict[str, Any], reply: Reply) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from replblock.core import netoptions
 from replblock.core.admin import Admin
 from replblock.core.aftermath import Aftermath
 from replblock.core.answers import Answer
@@ -226,7 +227,7 @@ class Resource:
             Cmd.AUTH_CHALLENGE: h.on_challenge,
             Cmd.AUTH_RESPONSE: h.on_response,
             Cmd.PROTOCOL: h.on_protocol,
-            Cmd.PROTOCOL_UPDATE: h.on_protocol,
+            Cmd.PROTOCOL_UPDATE: lambda body: netoptions.on_update(self, body),
             Cmd.SYNC_PARAM: h.on_sync_param,
             Cmd.SYNC_PARAM89: h.on_sync_param,
             Cmd.SIZES: h.on_sizes,
