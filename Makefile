@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # replblock: make test, make demo. Everything else: make help.
-.PHONY: help setup test unit kernel-test lint demo bench fuzz torture clean distclean
+.PHONY: help setup test unit kernel-test lint demo bench fuzz torture sim clean distclean
 
 PYTEST_ARGS ?=
 JOBS ?= 2
@@ -15,6 +15,7 @@ help:
 	@echo 'make bench   side by side with nbdkit and qemu-storage-daemon; BENCH_ARGS=--quick'
 	@echo 'make torture real faults on real processes, every acknowledgement accounted for; MINUTES=60 SEED=4711'
 	@echo 'make fuzz    fuzzing guided by coverage: TARGET=conf RUNS=1000000 SECONDS=600; docs/fuzzing.md'
+	@echo 'make sim     two simulated nodes: SEED=7 replays a history, SEEDS=1000 FIRST=0 runs a campaign'
 	@echo 'make lint    ruff and mypy'
 	@echo 'make setup   what all of these do first: Debian packages, .venv (a no-op the second time)'
 	@echo 'make clean   remove caches and results; make distclean: .venv too'
@@ -50,6 +51,11 @@ fuzz: setup
 	@.venv/bin/python -c 'import atheris' 2>/dev/null || .venv/bin/python -m pip --disable-pip-version-check \
 	    install -q --no-build-isolation -e '.[fuzz]' || echo 'no atheris for this Python: going on without guidance'
 	.venv/bin/python -m tests.fuzz.run $(TARGET) --runs $(RUNS) --seconds $(SECONDS)
+
+SIM_ARGS = $(if $(SEED),--seed $(SEED)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FIRST),--first $(FIRST)) \
+	$(if $(EXHAUSTIVE),--exhaustive $(EXHAUSTIVE)) $(if $(SIM_JOBS),--jobs $(SIM_JOBS))
+sim: setup
+	.venv/bin/python -m tests.sim $(SIM_ARGS)
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis bench/results

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from replblock.core import netoptions
@@ -47,8 +48,8 @@ class Admin:
             "attach": self._attach, "detach": self._detach, "connect": self._connect, "disconnect": self._disconnect,
             "primary": self.roles.primary, "secondary": self.roles.secondary, "down": self._down,
             "invalidate": self._invalidate, "invalidate_remote": self._invalidate_remote, "outdate": self._outdate,
-            "pause_sync": self._pause_sync, "resume_sync": self._resume_sync, "net_options": self._net_options,
-            "new_current_uuid": self._new_current_uuid,
+            "pause_sync": partial(self._pause, True), "resume_sync": partial(self._pause, False),
+            "net_options": self._net_options, "new_current_uuid": self._new_current_uuid,
             "wait_connect": self.waits.wait_connect, "wait_sync": self.waits.wait_sync,
         }  # fmt: skip
 
@@ -306,7 +307,7 @@ class Admin:
     def _full_sync(self, conn: Conn, reply: Reply) -> None:
         r = self._r
         for disk, code in ((r.state.disk, Code.NO_LOCAL_DISK), (r.state.pdsk, Code.NO_REMOTE_DISK)):
-            if disk < Disk.INCONSISTENT and r.state.conn >= Conn.CONNECTED:
+            if disk < Disk.INCONSISTENT and (r.state.conn >= Conn.CONNECTED or self._undecided()):
                 code = Code.IN_TRANSIENT_STATE if disk in (Disk.ATTACHING, Disk.NEGOTIATING) else code
                 reply(self.refused_code(code, None, "disk-not-ready-for-resync"))
                 return
@@ -336,6 +337,13 @@ class Admin:
 
         self.ask_peer(answered, conn=conn)
 
+    def _undecided(self) -> bool:
+        """The disk comes or goes: what it is called now is not what it will be called then."""
+        return self._r.meta is not None and self._r.state.disk < Disk.INCONSISTENT
+
+    def _alone_as(self, role: Role) -> bool:
+        return self._r.state.conn == Conn.STANDALONE and self._r.state.role == role and not self._undecided()
+
     def _lifts_a_bad_source(self, conn: int) -> bool:
         """DRBD's adjustment of a wanted state would declare the source UpToDate, whatever its disk is."""
         state = self._r.state
@@ -345,7 +353,7 @@ class Admin:
 
     def _invalidate(self, args: dict[str, Any], reply: Reply) -> None:
         r = self._r
-        if r.state.conn == Conn.STANDALONE and r.state.role == Role.SECONDARY and r.meta is not None:
+        if r.meta is not None and self._alone_as(Role.SECONDARY):
             r.sync.mark_everything()
             r.change("invalidate", forced=True, disk=Disk.INCONSISTENT)
             r.meta.save(lambda error: reply(Answer()))
@@ -354,7 +362,7 @@ class Admin:
 
     def _invalidate_remote(self, args: dict[str, Any], reply: Reply) -> None:
         r = self._r
-        if r.state.conn == Conn.STANDALONE and r.state.role == Role.PRIMARY and r.meta is not None:
+        if r.meta is not None and self._alone_as(Role.PRIMARY):
             r.sync.mark_everything()
             r.change("invalidate-remote", forced=True, pdsk=Disk.INCONSISTENT)
             r.meta.save(lambda error: reply(Answer()))
@@ -367,6 +375,9 @@ class Admin:
         if r.state.conn >= Conn.CONNECTED:
             reply(self.refused_code(Code.CONNECTED_OUTDATES, None, "outdate-while-connected"))
             return
+        if self._undecided():
+            reply(self.refused_code(Code.IN_TRANSIENT_STATE, None, "disk-comes-or-goes"))
+            return
         refusal = r.change("outdate", disk=Disk.OUTDATED)
         if refusal is not None:
             reply(self.refused(refusal))
@@ -375,7 +386,7 @@ class Admin:
         else:
             reply(Answer())
 
-    def _pause(self, wanted: bool, reply: Reply) -> None:
+    def _pause(self, wanted: bool, args: dict[str, Any], reply: Reply) -> None:
         r = self._r
         if r.state.user_isp == wanted:
             reply(self.failure(*(ALREADY_PAUSED if wanted else NOT_PAUSED)))
@@ -384,12 +395,6 @@ class Admin:
         if r.state.conn >= Conn.CONNECTED:
             r.send_state()
         reply(Answer())
-
-    def _pause_sync(self, args: dict[str, Any], reply: Reply) -> None:
-        self._pause(True, reply)
-
-    def _resume_sync(self, args: dict[str, Any], reply: Reply) -> None:
-        self._pause(False, reply)
 
     def _new_current_uuid(self, args: dict[str, Any], reply: Reply) -> None:
         """A new generation by order; with clear_bitmap on a fresh connected pair: both disks are declared equal."""

@@ -84,7 +84,7 @@ class LinkKeeper:
         meta_in = decoders.pop(meta, None) or StreamDecoder(Stream.META)
         decoders.clear()
         self.link = link = Link(data, meta, data_in, meta_in, resolve_conflicts)
-        link.last_received_ms = self._host.now_ms()
+        link.last_received_ms = link.stall_since_ms = self._host.now_ms()
         self._host.timer("watch", WATCH_MS)
         self._r.handshake.begin(link)
         early = self._early.pop(data, [])
