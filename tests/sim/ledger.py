@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The oracle's memory: writes, and for each node which of them its disk may hold and which it must."""
+
+from __future__ import annotations
+
+
+class Mark:
+    """One write, trim or zeroing. Its sectors carry `number` (0: zeroes)."""
+
+    __slots__ = ("acked", "advice", "durable", "first", "node", "number", "sectors", "submitted", "unsure", "weak")
+
+    def __init__(self, node: str, number: int, first: int, sectors: int, submitted: int) -> None:
+        self.node = node
+        self.number = number
+        self.first = first
+        self.sectors = sectors
+        self.submitted = submitted
+        self.acked: int | None = None
+        self.advice = False
+        """TRIM: what it reads back is nobody's promise."""
+        self.weak = False
+        """Acknowledged under A or B while connected: a peer that takes over may lack it."""
+        self.durable: set[str] = set()
+        self.unsure: set[str] = set()
+        """Nodes whose disk failed a flush with it."""
+
+    def __repr__(self) -> str:
+        weak = " weak" if self.weak else ""
+        return f"w{self.number}@{self.node} sectors {self.first}+{self.sectors} t{self.submitted}..{self.acked}{weak}"
+
+
+class Ledger:
+    """What one node's disk may and must hold."""
+
+    def __init__(self) -> None:
+        self.at: dict[int, list[Mark]] = {}
+        self.acked: set[Mark] = set()
+        self.forgiven: set[Mark] = set()
+        """Not held here, and whoever follows this node may lose them too."""
+        self.dropped: set[Mark] = set()
+        """Lost here by a power loss as Secondary: forgiven once this node is promoted alone."""
+        self.received: dict[Mark, int] = {}
+        """Protocol B: the process of this life has them."""
+        self.void = False
+        """Inconsistent: half of something else."""
+        self.synced_since = 0
+        self.promoted = -1
+        self.lost_power = -1
+        self.alone_at_failure = False
+
+    def may(self, mark: Mark) -> None:
+        for sector in range(mark.first, mark.first + mark.sectors):
+            marks = self.at.setdefault(sector, [])
+            if mark not in marks:
+                marks.append(mark)
+
+    def merge(self, other: Ledger) -> None:
+        for sector, marks in other.at.items():
+            mine = self.at.setdefault(sector, [])
+            mine.extend(m for m in marks if m not in mine)
+
+    def adopt(self, other: Ledger) -> None:
+        self.at = {sector: list(marks) for sector, marks in other.at.items()}
+        self.forgiven = set(other.forgiven)
+        self.dropped = set()
+        self.void = False

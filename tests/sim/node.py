@@ -1,0 +1,368 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The simulated clock, and one node on it: everything the core asks of the world (replblock.core.host)."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from replblock.core.resource import Resource
+from replblock.core.settings import Settings
+from tests.sim.disk import OpenDisk, Platter
+from tests.sim.network import Network, Pipe
+
+LINES_KEPT = 300
+MACHINE_MS = 3_600_000
+"""Where the monotonic clock stands when a history begins."""
+
+
+class Crash(BaseException):
+    """The fuse of a node burnt down: it dies before its next action."""
+
+
+class Sim:
+    """One clock, one generator of chance, two nodes."""
+
+    def __init__(self, trace: bool = False) -> None:
+        self.rng = random.Random(0)
+        self.now = MACHINE_MS
+        self.heap: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
+        self.counter = 0
+        self.network = Network()
+        self.lines: deque[str] = deque(maxlen=None if trace else LINES_KEPT)
+        self.oracle: Any = None
+        self.a: Node
+        self.b: Node
+
+    @property
+    def nodes(self) -> tuple[Node, Node]:
+        return self.a, self.b
+
+    def at(self, when: int, fn: Callable[..., None], *args: Any) -> None:
+        self.counter += 1
+        heapq.heappush(self.heap, (when, self.counter, fn, args))
+
+    def note(self, text: str) -> None:
+        self.lines.append(f"{self.now - MACHINE_MS:8} **** {text}")
+
+    def run(self, ms: int) -> None:
+        """Let this much time pass."""
+        heap, end = self.heap, self.now + ms
+        while heap and heap[0][0] <= end:
+            self.now, _, fn, args = heapq.heappop(heap)
+            fn(*args)
+        self.now = end
+
+    def run_until(self, condition: Callable[[], bool], most_ms: int) -> bool:
+        """Run until something is true; whether it came true in time."""
+        heap, end = self.heap, self.now + most_ms
+        while not condition():
+            if not heap or heap[0][0] > end:
+                self.now = end
+                return False
+            self.now, _, fn, args = heapq.heappop(heap)
+            fn(*args)
+        return True
+
+
+class Node:
+    """A machine with one disk and, while it is on, an engine."""
+
+    def __init__(self, sim: Sim, name: str, settings: Settings, blocks: int, created: bool) -> None:
+        self.sim = sim
+        self.name = name
+        self.settings = settings
+        self.peer: Node
+        self.resource: Resource
+        self.platter = Platter(self, blocks, created)
+        self.machine_on = True
+        self.on = False
+        self.life = 0
+        self.fuse: int | None = None
+        self.fuse_power = False
+        self.busy_until = 0
+        """SIGSTOP: nothing is handled before."""
+        self.wall_offset_s = 0
+        self.handlers: Callable[[Node, str], int] = lambda node, name: 0
+        self.dials_ms: list[int] = []
+        self.numbers = 0
+        self.port: OpenDisk | None = None
+        self._forget()
+
+    def _forget(self) -> None:
+        self.pipes: dict[int, Pipe] = {}
+        self.queues: dict[int, list[bytes]] = {}
+        self.timers: dict[str, int] = {}
+        self.dialing: set[int] = set()
+        self.unread: set[int] = set()
+        self.listening = False
+        self.port = None
+
+    # --- life and death ---
+
+    def boot(self) -> None:
+        """Start the engine (and the machine)."""
+        self.life += 1
+        self._forget()
+        self.fuse = None
+        self.busy_until = 0
+        self.on = True
+        if not self.machine_on:
+            self.machine_on = True
+            self.sim.network.kick()
+        self.resource = Resource(self.settings, self)  # type: ignore[arg-type]
+
+    def die(self, power: bool) -> None:
+        """kill -9 of the engine, or power loss of the machine."""
+        if power:
+            if not self.machine_on:
+                return
+            self.sim.network.power_lost(self)
+            self.machine_on = False
+        elif not self.on:
+            return
+        self.sim.note(f"{self.name} {'loses power' if power else 'is killed'}")
+        was_on, self.on = self.on, False
+        self.life += 1
+        self.sim.oracle.dies(self, power, was_on)
+        if power:
+            self.platter.cut()
+        else:
+            for sock, pipe in self.pipes.items():
+                pipe.of(self).finish(self.sim.rng.random() < 0.4 or sock in self.dialing)
+            self.platter.stop()
+        self._forget()
+        self.sim.oracle.died(self, power, was_on)
+
+    def stop(self) -> None:
+        """The engine ends in good order (after `down`)."""
+        self.die(False)
+
+    def act(self) -> None:
+        """Before each action: the fuse may have burnt down."""
+        if self.fuse is not None:
+            self.fuse -= 1
+            if self.fuse < 0:
+                self.fuse = None
+                raise Crash
+
+    def wake(self, fn: Callable[..., None], *args: Any) -> None:
+        """One wake-up of the engine with one event."""
+        self._wake(self.life, fn, args)
+
+    def _wake(self, life: int, fn: Callable[..., None], args: tuple[Any, ...]) -> None:
+        if self.life != life or not self.on:
+            return
+        if self.busy_until > self.sim.now:
+            self.sim.at(self.busy_until, self._wake, life, fn, args)
+            return
+        try:
+            fn(*args)
+            self._finish()
+        except Crash:
+            self.die(self.fuse_power)
+
+    def later(self, delay_ms: int, fn: Callable[..., None], *args: Any) -> None:
+        """Something for this life of the engine, after a while."""
+        self.sim.at(self.sim.now + delay_ms, self._wake, self.life, fn, args)
+
+    def _finish(self) -> None:
+        resource = self.resource
+        resource.end_wakeup()
+        if self.queues:
+            for sock in list(self.queues):
+                if self._push(sock):
+                    resource.on_sent(sock)
+            if self.queues:
+                for sock in list(self.queues):
+                    self._push(sock)
+
+    # --- what happens to it ---
+
+    def received(self, sock: int, pipe: Pipe, data: bytes) -> None:
+        if self.pipes.get(sock) is pipe:
+            rng = self.sim.rng
+            if len(data) > 1 and rng.random() < 0.1:
+                cut = rng.randrange(1, len(data))
+                self.resource.on_bytes(sock, data[:cut])
+                data = data[cut:]
+                if self.pipes.get(sock) is not pipe:
+                    return
+            self.resource.on_bytes(sock, data)
+
+    def accepted(self, sock: int) -> None:
+        if sock in self.pipes:
+            self.resource.on_accepted(sock, self.peer.name)
+
+    def closed(self, sock: int, pipe: Pipe, error: int) -> None:
+        if self.pipes.get(sock) is pipe:
+            del self.pipes[sock]
+            self.queues.pop(sock, None)
+            pipe.of(self).reset()
+            self.resource.on_closed(sock, error)
+
+    def dialed(self, sock: int, error: int) -> None:
+        if sock in self.dialing:
+            self.dialing.discard(sock)
+            self.resource.on_dialed(sock, error)
+
+    def tcp_took(self, sock: int, pipe: Pipe) -> None:
+        """Bytes arrived at the other side: there is room in the buffer again."""
+        if sock in self.queues and self.pipes.get(sock) is pipe:
+            self.wake(self._go_on, sock)
+
+    def _go_on(self, sock: int) -> None:
+        if self._push(sock):
+            self.resource.on_sent(sock)
+
+    # --- replblock.core.host.Host ---
+
+    def now_ms(self) -> int:
+        return self.sim.now
+
+    def wall_s(self) -> int:
+        return 1_700_000_000 + self.wall_offset_s + self.sim.now // 1000
+
+    def random64(self) -> int:
+        return self.sim.rng.getrandbits(64)
+
+    def random_bytes(self, count: int) -> bytes:
+        return self.sim.rng.randbytes(count)
+
+    def log(self, level: str, rule: str, text: str) -> None:
+        self.sim.lines.append(f"{self.sim.now - MACHINE_MS:8} {self.name} {level} [{rule}] {text}")
+        self.sim.oracle.rules.add(rule)
+
+    def new_sock(self) -> int:
+        self.numbers += 1
+        return self.numbers
+
+    def listen(self, wanted: bool) -> None:
+        self.listening = wanted
+
+    def dial(self) -> int:
+        self.act()
+        sock = self.new_sock()
+        self.dials_ms.append(self.sim.now)
+        self.dialing.add(sock)
+        self.sim.at(self.sim.now + self.sim.rng.randrange(1, 4), self._dial, self.life, sock)
+        return sock
+
+    def _dial(self, life: int, sock: int) -> None:
+        if self.life == life and self.on and sock in self.dialing:
+            self.sim.network.dial(self, sock)
+
+    def send(self, sock: int, parts: Any) -> None:
+        if sock in self.pipes:
+            self.act()
+            self.queues.setdefault(sock, []).extend(map(bytes, parts))
+
+    def push(self, sock: int) -> None:
+        self.act()
+        self._push(sock)
+
+    def _push(self, sock: int) -> bool:
+        """Hand to TCP what it takes; whether that was everything."""
+        pipe = self.pipes.get(sock)
+        parts = self.queues.pop(sock, None)
+        if pipe is None or parts is None:
+            return False
+        flow = pipe.of(self)
+        if flow.ended:
+            return False
+        room = self.sim.network.sndbuf_bytes - flow.waiting
+        size = sum(map(len, parts))
+        if size <= room:
+            flow.put("data", b"".join(parts))
+            return True
+        taken = 0
+        while room > 0:
+            part = parts[taken]
+            if len(part) > room:
+                flow.put("data", b"".join([*parts[:taken], part[:room]]))
+                parts[taken] = part[room:]
+                break
+            room -= len(part)
+            taken += 1
+            if not room:
+                flow.put("data", b"".join(parts[:taken]))
+        del parts[:taken]
+        self.queues[sock] = parts
+        return False
+
+    def unsent_bytes(self, sock: int) -> int:
+        queue = self.queues.get(sock)
+        return sum(map(len, queue)) if queue else 0
+
+    def close(self, sock: int) -> None:
+        self.act()
+        self.queues.pop(sock, None)
+        self.dialing.discard(sock)
+        pipe = self.pipes.pop(sock, None)
+        if pipe is not None:
+            pipe.of(self).finish(bool(pipe.other(pipe.of(self)).items) or self.sim.rng.random() < 0.1)
+
+    def hold(self, sock: int, held: bool) -> None:
+        """The core queues what still comes; the hint only saves memory."""
+
+    def ping_was_answered(self, sock: int) -> bool:
+        return False
+
+    def meta_ready(self, sock: int, version: int, leftover: Any) -> None:
+        """No guard here."""
+
+    def timer(self, name: str, delay_ms: int | None) -> None:
+        if delay_ms is None:
+            self.timers.pop(name, None)
+            return
+        at = self.sim.now + delay_ms
+        if self.timers.get(name) != at:
+            self.timers[name] = at
+            self.sim.at(at, self._wake_timer, self.life, name, at)
+
+    def _wake_timer(self, life: int, name: str, at: int) -> None:
+        if self.life == life and self.timers.get(name) == at:
+            self._wake(life, self._timer, (name, at))
+
+    def _timer(self, name: str, at: int) -> None:
+        if self.timers.get(name) == at:
+            del self.timers[name]
+            self.resource.on_timer(name)
+
+    def run_handler(self, name: str, env: dict[str, str], done: Callable[[int], None]) -> None:
+        self.act()
+        self.later(10, self._handler, name, done)
+
+    def _handler(self, name: str, done: Callable[[int], None]) -> None:
+        self.sim.note(f"{self.name} runs the handler {name}")
+        done(self.handlers(self, name))
+
+    def state_changed(self, old: Any, new: Any) -> None:
+        self.sim.oracle.state_changed(self, old, new)
+
+    def flush_failed(self) -> None:
+        self.sim.oracle.flush_failed(self)
+
+    def fatal(self, rule: str, text: str) -> None:
+        raise AssertionError(f"{self.name}: fatal {rule}: {text}")
+
+    # --- what an operator does ---
+
+    def open_disk(self) -> dict[str, Any]:
+        """The arguments of `attach`."""
+        if self.platter.spoiled and not self.platter.under_way:
+            self.platter.opened()
+            self.sim.oracle.cache_dropped(self)
+        self.port = OpenDisk(self.platter)
+        return {"disk": self.port, "geometry": self.platter.geometry}
+
+    @property
+    def state(self) -> Any:
+        return self.resource.state
+
+    @property
+    def doors_open(self) -> bool:
+        return self.on and self.resource.doors_open

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The shortest schedules of what the simulator found: they must stay mended.
+
+A row is a name, what was wrong, settings, and events as (kind, node, argument, wait in ms, salt).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.sim.history import Event, History
+from tests.sim.shrink import play
+
+
+class Found(NamedTuple):
+    name: str
+    what: str
+    setup: dict[str, Any]
+    events: tuple[tuple[Any, ...], ...]
+
+
+FOUND = (
+    Found("invalidate-while-attaching",
+          "invalidate (and outdate) during an attach was answered with yes, then the attach called the disk UpToDate",
+          {}, (("power", "b"), ("up", "b"), ("invalidate", "b"), ("wait", "a", None, 40))),
+    Found("failed-write-and-inconsistent-peer",
+          "a write that failed on the source's disk was acknowledged because an Inconsistent target had it; after "
+          "the disk was attached again the source overwrote it",
+          {"blocks": 2064, "on_no_data_accessible": "suspend-io"},
+          (("power", "b"), ("wait", "a", None, 12000), ("up", "b", None, 5), ("repair", "b", None, 15),
+           ("write", "b", (16509, 3, False)), ("fail", "a", "write"), ("wait", "b", None, 8))),
+    Found("failed-write-taken-by-tcp",
+          "protocol A: a write that failed on this disk was acknowledged because TCP had taken it",
+          {"al_extents": 2, "blocks": 2064, "protocol": "A", "slow_ms": 2},
+          (("power", "b"), ("up", "b", None, 3, 1191136266), ("primary", "b", None, 100), ("kill", "a"),
+           ("write", "b", (0, 40, False)), ("mend", "a"), ("write", "a", (11224, 8, False), 12000),
+           ("write", "b", (16504, 8, False), 2, 2238719271), ("fail", "b", "write"), ("disconnect", "b", None, 15))),
+    Found("stalled-since-the-machine-started",
+          "a send buffer that was full at the first look counted as stalled since the start of the machine: ko-count "
+          "ended every connection after half a second",
+          {"al_extents": 2, "blocks": 2064, "c_plan_ahead": 0, "delay_ms": 1, "max_epoch_size": 100,
+           "max_in_flight_bytes": 20000, "offer_features": 13, "resync_rate_kib": 20000, "slow_ms": 2,
+           "slow_share": 0.0, "sndbuf_bytes": 3000, "use_rle": True},
+          (("delay", "b", 15, 0, 3475568222), ("write", "a", (4720, 8, False), 3, 2760645980))),
+    Found("read-errors-in-circles",
+          "pass_on and suspend-io: a SyncSource that could not read a block tried again for ever, without a pause",
+          {"on_io_error": "pass_on", "on_no_data_accessible": "suspend-io", "max_epoch_size": 3, "protocol": "A",
+           "blocks": 40, "c_plan_ahead": 0, "ping_int_ms": 3000, "resync_rate_kib": 20000, "slow_ms": 2,
+           "sndbuf_bytes": 3000, "start": "secondary", "offer_features": 0, "data_integrity_alg": "crc32c"},
+          (("primary", "b", None, 1, 2970960624), ("write", "b", (168, 8, False), 0, 1623874294),
+           ("fail", "b", "read", 0, 1012235679), ("cut", "a", None, 4000, 3442933535),
+           ("heal", "b", None, 1, 999784310), ("wait", "a", None, 12000, 2268381225),
+           ("write", "a", (168, 16, False), 1, 3288486289), ("forget", "a", None, 4000, 2107138544),
+           ("read", "a", (317, 3, False), 1, 2364497058), ("write", "b", (304, 16, False), 5, 3201578534))),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("found", FOUND, ids=lambda f: f.name)
+def test_stays_mended(found: Found) -> None:
+    """The schedule that once failed keeps every promise."""
+    failure = play(History(found.setup, tuple(Event(*event) for event in found.events)))
+    assert failure is None, f"{found.what}\n{failure.text}"
