@@ -30,6 +30,7 @@ from replblock.core.path import (
 from replblock.core.reads import Reads
 from replblock.core.requests import Op, Request
 from replblock.core.resend import epoch_of
+from replblock.state.names import Disk
 from replblock.wire.commands import Cmd
 from replblock.wire.flags import DP_DISCARD, DP_FUA, DP_SEND_WRITE_ACK, DP_ZEROES, FEATURE_WZEROES, dp_mask
 from replblock.wire.headers import MAGIC_100, pack_header
@@ -335,7 +336,10 @@ class PrimaryPath(Reads, Flushing):
             return
         if request._net == NET_IN_SYNC:
             request._net = NET_OK
-        if epoch.fate == LIVE and not request._firm:
+        good = self._r.state.pdsk == Disk.UP_TO_DATE
+        if not good and epoch.fate != LIVE:
+            request._net = NET_LOST  # the next resync overwrites what an Inconsistent peer has
+        elif epoch.fate == LIVE and not (request._firm and good):
             request._waits |= BARRIER
             epoch.waiters.append(partial(self._firmly_there, request, epoch))
             if epoch is self.log.current:
@@ -345,10 +349,11 @@ class PrimaryPath(Reads, Flushing):
         if not request._waits & BARRIER or epoch_of(request) is not epoch:
             return
         request._waits &= ~BARRIER
-        if not acknowledged:
+        good = acknowledged and self._r.state.pdsk == Disk.UP_TO_DATE
+        if not good:
             request._net = NET_LOST
         if not request._waits:
-            if acknowledged:
+            if good:
                 self._complete(request)
             else:
                 self._no_data(request)

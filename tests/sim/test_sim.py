@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A bounded share of the simulator: every seed that ever failed, and some that nobody has seen yet."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.sim.history import long_history
+from tests.sim.shrink import play
+
+FRESH = int(os.environ.get("REPLBLOCK_FRESH_SEEDS", "10"))
+
+
+def once_failed() -> list[int]:
+    """Numbers at the beginning of the lines of seeds.txt."""
+    lines = Path(__file__).with_name("seeds.txt").read_text(encoding="utf-8").splitlines()
+    return [int(line.split()[0]) for line in lines if line[:1].isdigit()]
+
+
+@pytest.mark.parametrize("seed", once_failed())
+def test_seed_that_once_failed(seed: int) -> None:
+    """It stays mended."""
+    failure = play(long_history(seed))
+    assert failure is None, f"make sim SEED={seed}: {failure.text}"
+
+
+def test_fresh_seeds() -> None:
+    """New histories every time; a failure names its seed."""
+    rng = random.SystemRandom()
+    for _ in range(FRESH):
+        seed = rng.randrange(1 << 32)
+        failure = play(long_history(seed))
+        assert failure is None, f"make sim SEED={seed}: {failure.text}"
