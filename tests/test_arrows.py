@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "status": frozenset({"state"}),
     "core": frozenset({"state", "wire", "meta"}),
     "engine": frozenset({"core", "state", "wire", "meta", "device", "status", "conf", "paths"}),
-    "cli": frozenset({"engine.client", "engine.launch", "conf", "status", "meta", "paths"}),
+    "cli": frozenset({"engine.client", "engine.launch", "conf", "status", "meta", "paths", "cluster"}),
     "nbdkit_plugin": frozenset({"engine"}),
     "paths": frozenset(),
 }

@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 from replblock.cli.control import SHORT_S, act, ask, finish, status_of
-from replblock.cli.errors import CANNOT, TIMEOUT, Stop
+from replblock.cli.errors import CANNOT, TIMEOUT, USAGE, Stop
 from replblock.cli.run import Run, Target
 
 END_S = 30.0
@@ -136,12 +136,30 @@ def down(run: Run) -> int:
 
 def new_resource(run: Run) -> int:
     """Start the engine, nothing more."""
+    if "--foreground" in run.options:
+        return _foreground(run)
 
     def one(target: Target) -> int:
         start(run, target)
         return 0
 
     return run.each(one)
+
+
+def _foreground(run: Run) -> int:
+    """Become the engine of the one resource that is named: who started this process keeps its number."""
+    targets = run.targets()
+    if len(targets) != 1:
+        raise Stop(USAGE, "--foreground: one resource, please", f"run: replctl {run.verb.name} --foreground RES")
+    name = targets[0].resource
+    run.view(name)
+    from replblock.engine.launch import become
+
+    try:
+        become(name, run.need_file(), run.host, run.run_dir)
+    except (OSError, RuntimeError) as error:
+        raise Stop(CANNOT, f"{name}: {str(error).removeprefix(f'{name}: ')}", f"see: replctl status {name}") from None
+    return 0
 
 
 def attach(run: Run) -> int:

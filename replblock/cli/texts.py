@@ -33,7 +33,12 @@ _ARGUMENTS = {
     RESOURCE: " {all|RESOURCE...}",
     VOLUME: " {all|RESOURCE[/VOLUME]...}",
 }
-_WORDS = {"help": " [COMMAND]", "completion": " bash", "demo": " [...]"}
+_WORDS = {"help": " [COMMAND]", "completion": " bash", "demo": " [...]", "manual": " PAGE"}
+
+
+def arguments_of(verb: Verb) -> str:
+    """What stands behind a verb in its usage line."""
+    return _ARGUMENTS.get(verb.needs, _WORDS.get(verb.name, " ..."))
 
 
 def usage(program: str, verb: str = "") -> str:
@@ -51,7 +56,7 @@ def usage(program: str, verb: str = "") -> str:
 
 def _usage_of(program: str, verb: Verb) -> str:
     options = " [OPTION...]" if verb.options else ""
-    arguments = _ARGUMENTS.get(verb.needs, _WORDS.get(verb.name, " ..."))
+    arguments = arguments_of(verb)
     lines = ["", f"USAGE: {program} {verb.name}{options}{arguments}", "", f"  {verb.help}", "", "GENERAL OPTIONS:"]
     lines += _general()
     if verb.options:

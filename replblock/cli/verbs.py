@@ -106,6 +106,12 @@ EXPLAIN_MORE = (
     "Nothing is changed. Example, with the peer's resource down:",
     "  ssh beta replctl dump-md r0 | replctl explain --images r0 - r0",
 )
+FOREGROUND = Option("--foreground", "be the engine, for a supervisor, instead of leaving one behind")
+INSTALL = (
+    Option("--prefix", "below this directory instead of /", "DIR"),
+    Option("--remove", "take out what was put there"),
+    Option("--force", "set aside, as NAME.before-replblock, what is in the way"),
+)
 TERSE = Option("--drbd", "leave out what only replblock understands")
 
 VERBS: tuple[Verb, ...] = (
@@ -150,6 +156,9 @@ VERBS: tuple[Verb, ...] = (
     Verb("restart", "own", RESOURCE, "start the engine anew under a mounted file system", group=OWN),
     Verb("sh-nbd", "shell", RESOURCE, "the NBD URI of the resource on this node", group=OWN, prints=True),
     Verb("demo", "demo", WORD, "two nodes on this machine: replicate, fail over, resynchronise", group=OWN),
+    Verb("install-scripts", "install", NONE, "put resource script, drbdadm link, manual pages and units in place",
+         INSTALL, group=OWN, prints=True),  # it sees to --dry-run itself
+    Verb("manual", "manual", WORD, "a manual page as roff: replctl manual replctl.8", group=OWN, prints=True),
     Verb("completion", "completion", WORD, "completion script: replctl completion bash", group=OWN, prints=True),
     # ---- hidden: for shell scripts
     Verb("sh-nop", "shell", NONE, "only check the configuration", group=SHELL, prints=True),
@@ -168,7 +177,8 @@ VERBS: tuple[Verb, ...] = (
     Verb("sh-status", "shell", ANY, "state as shell assignments", group=SHELL, prints=True),
     # ---- hidden: for experts
     Verb("adjust-with-progress", "lifecycle", RESOURCE, "adjust, for init scripts", group=EXPERT),
-    Verb("new-resource", "lifecycle", RESOURCE, "only start the engine: no disk, no peer", group=EXPERT),
+    Verb("new-resource", "lifecycle", RESOURCE, "only start the engine: no disk, no peer", (FOREGROUND,),
+         group=EXPERT),
     Verb("new-minor", "lifecycle", RESOURCE, "the same: a minor is no object of its own", group=EXPERT,
          alias_of="new-resource"),
     Verb("sh-new-minor", "lifecycle", RESOURCE, "the same", group=EXPERT, alias_of="new-resource"),

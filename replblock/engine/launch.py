@@ -20,6 +20,8 @@ THREADS = 16
 """nbdkit's threads for one connection: as many requests of it are under way."""
 CLEAN_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SUN_PATH_BYTES = 107
+SUPERVISOR = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+"""Variables by which systemd tells a process how to report to it."""
 
 _children: list[subprocess.Popen[bytes]] = []  # so that a caller that lives on buries them
 
@@ -37,24 +39,8 @@ def start(
     Raises LaunchError, or OSError if the run directory cannot be used.
     """
     run = Path(run_dir).absolute()
-    run.mkdir(mode=0o755, parents=True, exist_ok=True)
-    if is_up(run, resource):
-        raise LaunchError(f"{resource} is up already; see: replctl status {resource}")
-    nbdkit = _nbdkit()
-    socket_path, log_path = run / f"{resource}.nbd", run / f"{resource}.log"
-    if len(os.fsencode(socket_path)) > SUN_PATH_BYTES:
-        raise LaunchError(f"the path {socket_path} is too long for a socket; use a shorter REPLBLOCK_RUN")
-    socket_path.unlink(missing_ok=True)
-    (run / f"{resource}.pid").unlink(missing_ok=True)
-    try:
-        plugin = plugin or paths.plugin_path()
-    except FileNotFoundError as error:
-        raise LaunchError(str(error)) from None
-    command = [
-        nbdkit, "--foreground", "--unix", str(socket_path), "--pidfile", str(run / f"{resource}.pid"),
-        "--threads", str(threads), "python", str(plugin),
-        f"resource={resource}", f"config={Path(config).absolute()}", f"host={host}", f"run={run}",
-    ]  # fmt: skip
+    command = _command(resource, Path(config).absolute(), host, run, plugin, threads)
+    log_path = run / f"{resource}.log"
     begun_at = log_path.stat().st_size if log_path.exists() else 0
     _children[:] = [child for child in _children if child.poll() is None]
     with open(log_path, "ab") as log:
@@ -70,6 +56,38 @@ def start(
     _children.append(child)
     _wait(child, resource, run, log_path, begun_at)
     return child.pid
+
+
+def become(
+    resource: str, config: str | os.PathLike[str], host: str, run_dir: str | os.PathLike[str],
+) -> None:  # fmt: skip
+    """Turn this process into the engine, for a supervisor that wants to watch it; only its errors return."""
+    command = _command(resource, Path(config).absolute(), host, Path(run_dir).absolute(), None, THREADS)
+    kept = {name: os.environ[name] for name in SUPERVISOR if name in os.environ}
+    os.chdir("/")
+    os.execve(command[0], command, {**_environment(), **kept})
+
+
+def _command(resource: str, config: Path, host: str, run: Path, plugin: Path | None, threads: int) -> list[str]:
+    """nbdkit's command line; what a dead engine left in the run directory is out of its way."""
+    run.mkdir(mode=0o755, parents=True, exist_ok=True)
+    if is_up(run, resource):
+        raise LaunchError(f"{resource} is up already; see: replctl status {resource}")
+    nbdkit = _nbdkit()
+    socket_path = run / f"{resource}.nbd"
+    if len(os.fsencode(socket_path)) > SUN_PATH_BYTES:
+        raise LaunchError(f"the path {socket_path} is too long for a socket; use a shorter REPLBLOCK_RUN")
+    socket_path.unlink(missing_ok=True)
+    (run / f"{resource}.pid").unlink(missing_ok=True)
+    try:
+        plugin = plugin or paths.plugin_path()
+    except FileNotFoundError as error:
+        raise LaunchError(str(error)) from None
+    return [
+        nbdkit, "--foreground", "--unix", str(socket_path), "--pidfile", str(run / f"{resource}.pid"),
+        "--threads", str(threads), "python", str(plugin),
+        f"resource={resource}", f"config={config}", f"host={host}", f"run={run}",
+    ]  # fmt: skip
 
 
 def _wait(child: subprocess.Popen[bytes], resource: str, run: Path, log_path: Path, begun_at: int) -> None:
@@ -99,8 +117,12 @@ def _last_line(log_path: Path, begun_at: int) -> str:
 
 
 def _environment() -> dict[str, str]:
-    """nbdkit's Python finds its library through PATH, and us through PYTHONPATH; nothing else of the caller's."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "VIRTUAL_ENV", "LD_"))}
+    """nbdkit's Python finds its library through PATH, and us through PYTHONPATH; nothing else of the caller's.
+
+    Least of all his line to a supervisor: an engine that was left behind must not speak for the unit that called us.
+    """
+    unwanted = ("PYTHON", "VIRTUAL_ENV", "LD_", *SUPERVISOR)
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(unwanted)}
     return {**kept, "PATH": CLEAN_PATH, "PYTHONPATH": paths.python_path(), "LC_ALL": "C.UTF-8"}
 
 

@@ -24,9 +24,11 @@ from replblock.engine.handlers import Handlers
 from replblock.engine.log import Log
 from replblock.engine.loop import ENTER_AFTER, TRACE_FRAMES, Loop
 from replblock.engine.mapping import addresses_of, handler_environment, handlers_of, settings_of
+from replblock.engine.notify import Notifier
 from replblock.engine.pool import Pool
 from replblock.engine.processor import Seats
 from replblock.engine.procfile import LifeLock, Publisher
+from replblock.status.words import cstates, dstates, roles
 
 PUBLISH_MS = 1000
 PR_SET_PDEATHSIG = 1
@@ -61,6 +63,7 @@ class Engine:
         self.log = log
         self.volume = min(view.volumes)
         self.settings = settings_of(view, self.volume)
+        self.notifier = Notifier()
         self.handlers = Handlers(
             handlers_of(view),
             handler_environment(view, self.volume, names.config_path),
@@ -135,7 +138,14 @@ class Engine:
         self.loop.timer_call("publish", PUBLISH_MS, self._publish_timer)
         self._publish()
         self.control.open()
+        self.notifier.ready()
+        if self.notifier.watchdog_ms:
+            self.loop.timer_call("watchdog", self.notifier.watchdog_ms, self._tell_watchdog)
         self.log.write("info", "engine-up", f"node {self.names.host}, process {os.getpid()}, {self.names.config_path}")
+
+    def _tell_watchdog(self) -> None:
+        self.loop.timer_call("watchdog", self.notifier.watchdog_ms)
+        self.notifier.alive()
 
     def own_signals(self) -> None:
         """SIGTERM and SIGINT mean an orderly stop, not nbdkit's, which would give the kernel I/O errors.
@@ -181,6 +191,7 @@ class Engine:
         threading.Thread(target=self._finish, name="replblock-end", daemon=True).start()
 
     def _finish(self) -> None:
+        self.notifier.stopping()
         self.guard.stop()
         if self._publisher is not None:
             self._publisher.withdraw()
@@ -230,6 +241,7 @@ class Engine:
         if status == self._published:
             return
         self._published = status
+        self.notifier.status(f"{', '.join(cstates(status))} {', '.join(roles(status))} {', '.join(dstates(status))}")
         if self._publisher is not None:
             self._publisher.publish(status)
         for client in self.control.streams():
