@@ -136,8 +136,8 @@ def down(run: Run) -> int:
 
 def new_resource(run: Run) -> int:
     """Start the engine, nothing more."""
-    if "--foreground" in run.options:
-        return _foreground(run)
+    if "--supervised" in run.options:
+        return _supervised(run)
 
     def one(target: Target) -> int:
         start(run, target)
@@ -146,11 +146,11 @@ def new_resource(run: Run) -> int:
     return run.each(one)
 
 
-def _foreground(run: Run) -> int:
+def _supervised(run: Run) -> int:
     """Become the engine of the one resource that is named: who started this process keeps its number."""
     targets = run.targets()
     if len(targets) != 1:
-        raise Stop(USAGE, "--foreground: one resource, please", f"run: replctl {run.verb.name} --foreground RES")
+        raise Stop(USAGE, "--supervised: one resource, please", f"run: replctl {run.verb.name} --supervised RES")
     name = targets[0].resource
     run.view(name)
     from replblock.engine.launch import become

@@ -106,7 +106,7 @@ EXPLAIN_MORE = (
     "Nothing is changed. Example, with the peer's resource down:",
     "  ssh beta replctl dump-md r0 | replctl explain --images r0 - r0",
 )
-FOREGROUND = Option("--foreground", "be the engine, for a supervisor, instead of leaving one behind")
+SUPERVISED = Option("--supervised", "be the engine, for a supervisor, instead of leaving one behind")
 INSTALL = (
     Option("--prefix", "below this directory instead of /", "DIR"),
     Option("--remove", "take out what was put there"),
@@ -177,7 +177,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("sh-status", "shell", ANY, "state as shell assignments", group=SHELL, prints=True),
     # ---- hidden: for experts
     Verb("adjust-with-progress", "lifecycle", RESOURCE, "adjust, for init scripts", group=EXPERT),
-    Verb("new-resource", "lifecycle", RESOURCE, "only start the engine: no disk, no peer", (FOREGROUND,),
+    Verb("new-resource", "lifecycle", RESOURCE, "only start the engine: no disk, no peer", (SUPERVISED,),
          group=EXPERT),
     Verb("new-minor", "lifecycle", RESOURCE, "the same: a minor is no object of its own", group=EXPERT,
          alias_of="new-resource"),

@@ -72,7 +72,7 @@ def test_an_engine_in_the_foreground_reports_from_ready_to_stopping(
 ) -> None:
     """As replblock@.service runs it: the process that was started is the engine, and says so itself."""
     command = [sys.executable, "-m", "replblock.cli.main", "-c", str(alpha.config), "--host", alpha.host,
-               "new-resource", "--foreground", "r0"]  # fmt: skip
+               "new-resource", "--supervised", "r0"]  # fmt: skip
     environment = {**os.environ, "REPLBLOCK_RUN": str(alpha.run), "PYTHONPATH": launch.paths.python_path(),
                    "NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "200000"}  # fmt: skip
     with subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, cwd=ROOT) as engine:
