@@ -11,7 +11,7 @@ from replblock.core.requests import Op
 from replblock.state.names import Conn, Disk, Role
 from replblock.state.packed import State
 from replblock.wire import packets as p
-from replblock.wire.bitmap_code import encode
+from replblock.wire.bitmap_code import Transfer, encode
 from replblock.wire.commands import COMMANDS, Cmd, Stream, allowed_lengths
 from replblock.wire.headers import pack_packet
 from replblock.wire.limits import VERSION_MIN
@@ -34,11 +34,11 @@ VERBS = ("disconnect", "connect", "primary", "secondary", "invalidate", "invalid
 
 def _sector(feed: Feed) -> int:
     """Mostly on the device."""
-    return feed.number(64) if feed.byte() < 64 else feed.below(1900)
+    return feed.number(64) if feed.byte() < 12 else 8 * feed.below(240) + (feed.byte() & 7 if feed.byte() < 40 else 0)
 
 
 def _size(feed: Feed) -> int:
-    return feed.number(32) if feed.byte() < 96 else feed.one_of((512, 4096, 8192, 65536))
+    return feed.number(32) if feed.byte() < 20 else feed.one_of((512, 4096, 4096, 8192, 65536))
 
 
 def _ident(stage: Stage, feed: Feed) -> bytes:
@@ -58,7 +58,7 @@ def body_of(stage: Stage, cmd: int, feed: Feed) -> bytes:
     """A body with fields of the fuzzer's choice for this packet."""
     features = stage.a.resource.links.link.features if stage.a.resource.links.link is not None else 0
     if cmd in (Cmd.DATA, Cmd.DATA_REPLY, Cmd.RS_DATA_REPLY):
-        size = feed.one_of((0, 512, 4096, 8192, 1000, 65536))
+        size = feed.one_of((512, 4096, 4096, 4096, 4096, 8192, 8192, 65536)) if feed.byte() > 12 else feed.below(1000)
         return p.Data(_sector(feed), _ident(stage, feed), feed.number(32), feed.number(32)).pack() + bytes(size)
     if cmd in (Cmd.TRIM, Cmd.ZEROES, Cmd.WSAME):
         body = p.Trim(_sector(feed), _ident(stage, feed), feed.number(32), feed.number(32), _size(feed)).pack()
@@ -133,7 +133,7 @@ def answer_honestly(stage: Stage, feed: Feed) -> None:
             stage.packet(Cmd.RS_WRITE_ACK, p.BlockAck(head.sector, head.block_id, len(body) - 24).pack(), meta=True)
         elif cmd == Cmd.PING:
             stage.packet(Cmd.PING_ACK, meta=True)
-        elif cmd in (Cmd.BITMAP, Cmd.COMPRESSED_BITMAP):
+        elif cmd in (Cmd.BITMAP, Cmd.COMPRESSED_BITMAP) and stage.a.resource.state.conn != Conn.WF_SYNC_UUID:
             stage.packet(cmd, body)
         elif cmd in (Cmd.STATE_CHG_REQ, Cmd.CONN_ST_CHG_REQ):
             reply = Cmd.STATE_CHG_REPLY if cmd == Cmd.STATE_CHG_REQ else Cmd.CONN_ST_CHG_REPLY
@@ -142,12 +142,37 @@ def answer_honestly(stage: Stage, feed: Feed) -> None:
 
 
 def typed_packet(stage: Stage, feed: Feed) -> None:
-    if feed.byte() & 1:
-        cmd = feed.one_of(DATA_COMMANDS)
+    """Mostly of a kind the node knows; what it does not know ends the story early."""
+    resource, odd = stage.a.resource, feed.byte()
+    if odd & 1:
+        cmd = feed.one_of([Cmd.DATA, Cmd.DATA, *sorted(resource._data_handlers)] if odd > 20 else DATA_COMMANDS)
         stage.packet(cmd, body_of(stage, cmd, feed))
     else:
-        cmd = feed.one_of(META_COMMANDS)
+        cmd = feed.one_of(sorted(resource._meta_handlers) if odd > 20 else META_COMMANDS)
         stage.packet(cmd, body_of(stage, cmd, feed), meta=True)
+
+
+def push_on(stage: Stage, feed: Feed) -> None:
+    """What a good peer says next of his own accord."""
+    conn = stage.a.resource.state.conn
+    if conn in (Conn.WF_BITMAP_S, Conn.WF_BITMAP_T) and stage.a.resource.meta is not None:
+        transfer = Transfer(stage.a.resource.meta.bitmap.bits, stage.version)
+        while not transfer.finished:
+            length = transfer.plain_bytes()
+            stage.packet(Cmd.BITMAP, feed.one_of((b"\xff", b"\0", b"\x11")) * length)
+            transfer.plain(length)
+    elif conn == Conn.WF_SYNC_UUID:
+        stage.packet(Cmd.SYNC_UUID, p.SyncUuid(_uuid(feed)).pack())
+    elif conn == Conn.SYNC_SOURCE:
+        for _ in range(feed.below(4) + 1):
+            ask = p.BlockReq(_sector(feed) & ~7, p.ID_SYNCER, _size(feed))
+            stage.packet(Cmd.RS_DATA_REQUEST, ask.pack())
+    elif conn == Conn.CONNECTED:
+        write = p.Data(_sector(feed) & ~7, feed.take(8), 0, feed.one_of((0, 128, 256, 272, 260, 384)))
+        stage.packet(Cmd.DATA, write.pack() + bytes(4096))
+        if feed.byte() & 1:
+            stage.packet(Cmd.BARRIER, p.Barrier(feed.take(4)).pack())
+    stage.run(feed.below(12))
 
 
 def burst(stage: Stage, feed: Feed) -> None:
@@ -232,7 +257,7 @@ def weather(stage: Stage, feed: Feed) -> None:
 
 
 BEFORE = (typed_packet, typed_packet, raw_bytes, wrong_header, time_passes, hang_up, knock, burst, weather)
-AFTER = (typed_packet, typed_packet, typed_packet, typed_packet, burst, burst, answer_honestly, answer_honestly,
+AFTER = (typed_packet, typed_packet, typed_packet, burst, push_on, push_on, answer_honestly, answer_honestly,
          application, application, time_passes, raw_bytes, wrong_header, hang_up, knock, come_again, operator, weather)
 
 
@@ -290,6 +315,9 @@ def connected(data: bytes) -> None:
     node = stage(feed.byte())
     node.join()
     enter(node, feed)
+    for _ in range(feed.below(5)):
+        push_on(node, feed)
+        answer_honestly(node, feed)
     for _ in range(MOST_STEPS):
         if not feed:
             break
