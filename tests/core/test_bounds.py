@@ -69,6 +69,18 @@ def test_pings_whose_answers_nobody_takes(monkeypatch: pytest.MonkeyPatch) -> No
     assert any("acks-not-taken" in line for line in node.lines)
 
 
+def test_a_queue_soon_after_the_start_is_no_stall() -> None:
+    """A clock that began long ago: what waits to be sent half a second after the handshake does not wait since then."""
+    node = Stage("data")
+    node.run(50_000_000)
+    node.join()
+    enter(node, Feed(bytes(8)))
+    node.a.push = lambda sock: None  # type: ignore[method-assign]
+    node.packet(Cmd.DATA_REQUEST, BlockReq(0, bytes(8), SIZE).pack())
+    node.run(3000)
+    assert node.a.resource.state.conn == Conn.CONNECTED and not any("ko-count" in line for line in node.lines)
+
+
 def test_a_crowd_at_the_door() -> None:
     """Connections that say nothing: the oldest goes when there are too many, all go after a while, nothing is kept."""
     node = Stage("fresh")
