@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What is true of the data: invalidate, outdate, verify, pause-sync, new-current-uuid, resize.
+"""What is true of the data: invalidate, outdate, verify, pause-sync, suspend-io, new-current-uuid, resize.
 
 invalidate and outdate also work on the metadata of a resource that is down, as drbdadm's do.
 """
@@ -44,6 +44,16 @@ def pause_sync(run: Run) -> int:
 def resume_sync(run: Run) -> int:
     """Clear our pause flag."""
     return act(run, "resume_sync")
+
+
+def suspend_io(run: Run) -> int:
+    """Requests wait until resume-io."""
+    return act(run, "suspend_io")
+
+
+def resume_io(run: Run) -> int:
+    """Frozen requests go on."""
+    return act(run, "resume_io")
 
 
 def new_current_uuid(run: Run) -> int:

@@ -141,6 +141,8 @@ VERBS: tuple[Verb, ...] = (
     Verb("verify", "data", VOLUME, "compare both disks while in use", VERIFY, live=True),
     Verb("pause-sync", "data", VOLUME, "pause a resynchronisation", live=True),
     Verb("resume-sync", "data", VOLUME, "let a paused resynchronisation go on", live=True),
+    Verb("suspend-io", "data", VOLUME, "freeze all I/O until resume-io", live=True),
+    Verb("resume-io", "data", VOLUME, "let frozen I/O go on, also if the peer could not be fenced", live=True),
     Verb("resize", "data", VOLUME, "follow a change of size of the backing disks", RESIZE, live=True),
     Verb("wait-connect", "waits", VOLUME, "wait until connected; exit 5 after the time-out", WAITS),
     Verb("wait-sync", "waits", VOLUME, "wait until in sync; exit 5 after the time-out", WAITS),

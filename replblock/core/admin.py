@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from replblock.core import netoptions
 from replblock.core.answers import EXIT_CONFIG, EXIT_UNKNOWN, Answer, Reply
+from replblock.core.connecting import Connecting
 from replblock.core.roles import Roles
 from replblock.core.waits import Waits
 from replblock.meta.errors import MetadataError
@@ -42,14 +43,17 @@ class Admin:
     def __init__(self, resource: Resource) -> None:
         self._r = resource
         self.roles = Roles(resource, self)
+        self.connecting = Connecting(resource, self)
         self.pending: Pending | None = None
         self.waits = Waits(resource)
         self._verbs: dict[str, Callable[[dict[str, Any], Reply], None]] = {
-            "attach": self._attach, "detach": self._detach, "connect": self._connect, "disconnect": self._disconnect,
+            "attach": self._attach, "detach": self._detach,
+            "connect": self.connecting.connect, "disconnect": self.connecting.disconnect,
             "primary": self.roles.primary, "secondary": self.roles.secondary, "down": self._down,
             "invalidate": self._invalidate, "invalidate_remote": self._invalidate_remote, "outdate": self._outdate,
             "pause_sync": partial(self._pause, True), "resume_sync": partial(self._pause, False),
             "net_options": self._net_options, "new_current_uuid": self._new_current_uuid,
+            "suspend_io": self._suspend_io, "resume_io": self._resume_io,
             "wait_connect": self.waits.wait_connect, "wait_sync": self.waits.wait_sync,
         }  # fmt: skip
 
@@ -123,7 +127,7 @@ class Admin:
         """Another change of ours is under way."""
         return self.refused_code(Code.IN_TRANSIENT_STATE, None, "own-change-in-flight")
 
-    def _peer_refused(self, retcode: int | None) -> Answer:
+    def peer_refused(self, retcode: int | None) -> Answer:
         if retcode is None:
             return self.refused_code(Code.IN_TRANSIENT_STATE, None, "connection-lost-while-asking")
         return self.refused_code(Code.CW_FAILED_BY_PEER, None, f"peer answered {retcode}")
@@ -162,9 +166,13 @@ class Admin:
         new = verdict.state
         if new.conn == Conn.TEAR_DOWN:
             r.host.push(link.meta)
-            if new.disk != r.state.disk:
-                r.change("peer-outdates-us", forced=True, disk=new.disk)
-            r.links.drop(Conn.TEAR_DOWN, "peer-disconnects", "the peer disconnects by order of its operator", "notice")
+            text = "the peer disconnects by order of its operator"
+            known = {}
+            for field, whom in (("disk", "this node"), ("pdsk", "the peer")):
+                if getattr(new, field) == Disk.OUTDATED != getattr(r.state, field):
+                    known[field] = Disk.OUTDATED
+                    text += f"; {whom} is outdated from now on (fencing)"
+            r.links.drop(Conn.TEAR_DOWN, "peer-disconnects", text, "notice", **known)
             return
         r.change("peer-requests", forced=True, **new._asdict())
         if r.state.conn in STARTING_SYNC:
@@ -206,7 +214,7 @@ class Admin:
 
         def go(retcode: int | None = 1) -> None:
             if retcode is not None and retcode < 1:
-                reply(self._peer_refused(retcode))
+                reply(self.peer_refused(retcode))
                 return
             r.attachment.detach(lambda: reply(Answer()))
 
@@ -219,65 +227,6 @@ class Admin:
             go()
 
     # --- connection ---
-
-    def _connect(self, args: dict[str, Any], reply: Reply) -> None:
-        r = self._r
-        if r.state.conn != Conn.STANDALONE:
-            reply(self.failure(125, "Device has a net-config (use disconnect first)", r.settings.resource))
-            return
-        if args.get("discard_my_data") and r.state.role == Role.PRIMARY:
-            text = "--discard-my-data not allowed when primary."
-            reply(self.failure(123, text, r.settings.resource))
-            return
-        r.handshake.discard_my_data = bool(args.get("discard_my_data"))
-        r.handshake.dry_run = bool(args.get("tentative"))
-        r.change("connect", forced=True, conn=Conn.UNCONNECTED)
-        r.change("connect", forced=True, conn=Conn.WF_CONNECTION)
-        r.links.seek()
-        reply(Answer())
-
-    def _disconnect(self, args: dict[str, Any], reply: Reply) -> None:
-        r = self._r
-        name = r.settings.resource
-        if r.state.conn == Conn.STANDALONE:
-            answer = self.failure(162, "Invalid configuration request", name)
-            reply(answer._replace(lines=[*answer.lines, "additional info from kernel:", "unknown connection"]))
-            return
-        if r.state.conn < Conn.CONNECTED or args.get("force"):
-            self._go_standalone()
-            reply(Answer())
-            return
-        if self.pending is not None:
-            reply(self.busy())
-            return
-        wanted: dict[str, int] = {"conn": Conn.DISCONNECTING}
-        refusal = r.would(**wanted)
-        if refusal is not None and refusal.code == Code.PRIMARY_NOP:
-            wanted["pdsk"] = Disk.OUTDATED  # the peer outdates itself on the way out
-            refusal = r.would(**wanted)
-        if refusal is not None:
-            reply(self.refused(refusal, name))
-            return
-
-        def answered(retcode: int | None) -> None:
-            if retcode is not None and retcode < 1:
-                reply(self._peer_refused(retcode))
-                return
-            if "pdsk" in wanted and retcode is not None:
-                r.change("peer-outdated", forced=True, pdsk=Disk.OUTDATED)
-            self._go_standalone()
-            reply(Answer())
-
-        self.ask_peer(answered, connection=True, **wanted)
-
-    def _go_standalone(self) -> None:
-        r = self._r
-        if r.links.link is not None:
-            r.links.drop(Conn.DISCONNECTING, "disconnect", "")
-            return
-        r.links.stop()
-        r.change("disconnect", forced=True, conn=Conn.DISCONNECTING)
-        r.change("disconnect", forced=True, conn=Conn.STANDALONE)
 
     def _net_options(self, args: dict[str, Any], reply: Reply) -> None:
         """New settings while running."""
@@ -293,11 +242,11 @@ class Admin:
             elif self._r.state.conn == Conn.STANDALONE:
                 disconnected(Answer())
             else:
-                self._disconnect({}, disconnected)
+                self.connecting.disconnect({}, disconnected)
 
         def disconnected(answer: Answer) -> None:
             if self._r.state.conn != Conn.STANDALONE:
-                self._go_standalone()
+                self.connecting.go_standalone()
             self._r.attachment.detach(lambda: reply(Answer()))
 
         self.roles.secondary(args, demoted)
@@ -324,7 +273,7 @@ class Admin:
 
         def answered(retcode: int | None) -> None:
             if retcode is None or retcode < 1:
-                reply(self._peer_refused(retcode))
+                reply(self.peer_refused(retcode))
                 return
             if r.would(conn=conn) is None:
                 r.change("invalidate", forced=True, conn=conn)
@@ -372,8 +321,10 @@ class Admin:
     def _outdate(self, args: dict[str, Any], reply: Reply) -> None:
         """Never while connected: DRBD would lift even an Inconsistent disk to UpToDate there."""
         r = self._r
-        if r.state.conn >= Conn.CONNECTED:
-            reply(self.refused_code(Code.CONNECTED_OUTDATES, None, "outdate-while-connected"))
+        if r.state.conn >= Conn.WF_REPORT_PARAMS:
+            connected = r.state.conn >= Conn.CONNECTED
+            code = Code.CONNECTED_OUTDATES if connected else Code.IN_TRANSIENT_STATE
+            reply(self.refused_code(code, None, "outdate-while-connected" if connected else "handshake-under-way"))
             return
         if self._undecided():
             reply(self.refused_code(Code.IN_TRANSIENT_STATE, None, "disk-comes-or-goes"))
@@ -385,6 +336,16 @@ class Admin:
             r.meta.save(lambda error: reply(Answer()))
         else:
             reply(Answer())
+
+    def _suspend_io(self, args: dict[str, Any], reply: Reply) -> None:
+        """Requests wait until `resume_io`."""
+        self._r.change("suspend-io", forced=True, susp=True)
+        reply(Answer())
+
+    def _resume_io(self, args: dict[str, Any], reply: Reply) -> None:
+        """I/O goes on by order, without the peer in a new generation; but never without data within reach."""
+        self._r.change("resume-io", forced=True, susp=False, susp_fen=False)
+        reply(Answer())
 
     def _pause(self, wanted: bool, args: dict[str, Any], reply: Reply) -> None:
         r = self._r

@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from replblock.core.resource import Resource
 
 
+def alone(state: State) -> bool:
+    """May this disk be written to without the peer's?"""
+    return (state.role == Role.PRIMARY and state.conn < Conn.CONNECTED) or (
+        state.peer == Role.PRIMARY and state.pdsk < Disk.INCONSISTENT
+    )
+
+
 class Aftermath:
     """Called with every change of state, while a disk is attached."""
 
@@ -25,8 +32,6 @@ class Aftermath:
 
     def note_on_disk(self, meta: MetaStore, old: State, new: State, promotion_forced: bool) -> None:
         before = meta.superblock
-        if old.role != new.role:
-            meta.put(meta.uuids.as_primary(new.role == Role.PRIMARY))
         if new.disk == Disk.UP_TO_DATE:
             self._r.attachment.lost_unflushed = False
         if clears_crashed_primary(old, new):
@@ -48,6 +53,9 @@ class Aftermath:
             # unless a resync that covers them has begun
             if meta.uuids.bitmap == 0:
                 self.force_new_generation(settling.rule)
+        if old.role != new.role:
+            # after the minting: bit 0 of the bitmap's generation tells who was Primary when the nodes parted
+            meta.put(meta.uuids.as_primary(new.role == Role.PRIMARY))
         self._note_changes_of_our_own(meta, new)
         if old.disk >= Disk.INCONSISTENT or new.disk >= Disk.INCONSISTENT:
             self._r.exposed_uuid = meta.uuids.current
@@ -57,16 +65,13 @@ class Aftermath:
     def _note_changes_of_our_own(self, meta: MetaStore, new: State) -> None:
         """A resync that was cut off leaves its bitmap in use, and no new generation is minted then.
 
-        That this disk moved on alone since is told by bit 0 of the bitmap's generation, durably before anything
-        is acknowledged: if the peer had finished the resync and moves on too, it is a split brain.
+        That this disk moved on alone since is told by a flag, durably before anything is acknowledged: if the peer
+        had finished the resync and moves on too, it is a split brain.
         """
-        alone = (new.role == Role.PRIMARY and new.conn < Conn.CONNECTED) or (
-            new.peer == Role.PRIMARY and new.pdsk < Disk.INCONSISTENT
-        )
         uuids = meta.uuids
-        if not alone or uuids == uuids.written_alone() or new.disk < Disk.INCONSISTENT:
+        if not alone(new) or meta.flags & Flag.WENT_ON_ALONE or not uuids.bitmap or new.disk < Disk.INCONSISTENT:
             return
-        meta.put(uuids.written_alone())
+        meta.put_flags(Flag.WENT_ON_ALONE, Flag.WENT_ON_ALONE)
         self._freeze_until_saved("moved-on-alone")
 
     def _freeze_until_saved(self, why: str) -> None:
@@ -92,6 +97,7 @@ class Aftermath:
         uuids = meta.uuids.new_current(self._r.host.random64(), self._r.state.role == Role.PRIMARY)
         meta.put(uuids)  # whoever calls saves, if we do not
         self._r.remembered.moved_on()
+        meta.put_flags(Flag.WENT_ON_ALONE if alone(self._r.state) else 0, Flag.WENT_ON_ALONE)
         self._r.host.log("info", why, f"new current UUID {':'.join(f'{u:016X}' for u in uuids)}")
         self._freeze_until_saved("new-uuid")
         if self._r.state.conn >= Conn.CONNECTED:

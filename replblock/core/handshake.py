@@ -42,6 +42,8 @@ class Handshake:
         self.peer_uuids: Uuids | None = None
         self.dry_run = False
         self.discard_my_data = False
+        self.exchanges = 0
+        """How often a peer got so far as to exchange states with us."""
 
     # --- features ---
 
@@ -178,6 +180,7 @@ class Handshake:
         self.send_sizes()
         self.send_uuids()
         r.send_state()
+        self.exchanges += 1
         r.change("handshake", forced=True, conn=Conn.WF_REPORT_PARAMS)
         r.links.start_pinging()
 
@@ -206,6 +209,9 @@ class Handshake:
             word |= flags.UUID_CRASHED_PRIMARY
         if r.disk_after_negotiation == Disk.INCONSISTENT:
             word |= flags.UUID_INCONSISTENT
+        link = r.links.link
+        if meta.flags & Flag.WENT_ON_ALONE and link is not None and link.features & flags.FEATURE_ORDERED:
+            word |= flags.UUID_WENT_ON_ALONE
         r.last_sent_bits = meta.bitmap.count
         r.links.send(Cmd.UUIDS, Uuids(*meta.uuids, meta.bitmap.count, word).pack())
 

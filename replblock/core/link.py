@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from replblock.core.host import Buffer
 from replblock.core.rendezvous import Rendezvous
@@ -91,11 +91,11 @@ class LinkKeeper:
         self._early.clear()
         self._dispatch(data, early)
 
-    def drop(self, cause: Conn, rule: str, text: str, level: str = "warning") -> None:
+    def drop(self, cause: Conn, rule: str, text: str, level: str = "warning", **known: Any) -> None:
         """Give the connection up and tell everybody who used it; seek the peer again if it is wanted.
 
         `cause` is the connection state DRBD would pass through (BrokenPipe, NetworkFailure, …); Disconnecting
-        ends in StandAlone and does not seek.
+        ends in StandAlone and does not seek. `known`: what is known about a disk (pdsk=Outdated) as the peer leaves.
         """
         link = self.link
         if text:
@@ -109,7 +109,7 @@ class LinkKeeper:
         for name in ("watch", "ping", "ping-ack", "handshake", "linger"):
             self._host.timer(name, None)
         was_connected = self._r.state.conn >= Conn.CONNECTED
-        self._r.connection_lost(cause)
+        self._r.connection_lost(cause, **known)
         if cause == Conn.DISCONNECTING:
             self.stop()
         elif self.wanted:

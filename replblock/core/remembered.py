@@ -28,6 +28,7 @@ class Remembered:
         self.generations: Generations | None = None
         self.bits = 0
         self.crashed_primary = False
+        self.went_on = False
         self.role: Role = Role.UNKNOWN
         self.disk: Disk = Disk.DUNKNOWN
         self.heard_s = 0
@@ -44,6 +45,7 @@ class Remembered:
         self.generations = Generations(theirs.current, theirs.bitmap, theirs.history0, theirs.history1)
         self.bits = theirs.dirty_bits
         self.crashed_primary = bool(theirs.flags & flags.UUID_CRASHED_PRIMARY)
+        self.went_on = bool(theirs.flags & flags.UUID_WENT_ON_ALONE)
         self._heard()
 
     def report(self, report: State, disk: Disk) -> None:
@@ -72,14 +74,14 @@ class Remembered:
         if here_is_source:
             self.generations = theirs.resync_start_target(number, self.role == Role.PRIMARY)
         elif plain(theirs.bitmap) != plain(number):
-            self.generations = theirs.rotate_set("bitmap", number).nothing_written_alone()
+            self.generations, self.went_on = theirs.rotate_set("bitmap", number), False
 
     def in_sync(self) -> None:
         """Both nodes have the same data and generations now."""
         meta = self._r.meta
         if meta is not None:
             self.generations = meta.uuids.as_primary(self.role == Role.PRIMARY)
-            self.bits, self.crashed_primary = meta.bitmap.count, False
+            self.bits, self.crashed_primary, self.went_on = meta.bitmap.count, False, False
 
     def state_changed(self, old: State, new: State) -> None:
         """When the nodes parted; the last role and disk of the peer stay."""
@@ -106,6 +108,7 @@ class Remembered:
         if self.generations is not None:
             peer = {
                 **_node(s.peer_node, self.generations, self.bits, self.disk, self.role, self.crashed_primary),
+                "went-on-alone": self.went_on,
                 "heard-ms": self.heard_s * 1000 or None,
                 "not-before-ms": None if r.state.conn >= Conn.CONNECTED else self.parted_s * 1000 or None,
             }
@@ -116,6 +119,7 @@ class Remembered:
                 **_node(s.node, meta.uuids, meta.bitmap.count, r.state.disk, r.state.role, crashed),
                 "discard-my-data": r.handshake.discard_my_data,
                 "in-use": r.in_use(),
+                "went-on-alone": bool(meta.flags & Flag.WENT_ON_ALONE),
                 "since-ms": self.moved_on_s * 1000 or None,
                 "not-before-ms": None if r.state.conn >= Conn.CONNECTED else self.parted_s * 1000 or None,
             }

@@ -336,18 +336,21 @@ class Resource:
         # not while bitmaps are exchanged: until it is Inconsistent the peer could be promoted without these writes
         if state.susp_fen and state.conn >= Conn.CONNECTED and state.conn not in _NOT_YET_BACK:
             self.change("peer-is-back", forced=True, susp_fen=False)
+        if self.fencing.gave_up:
+            self.fencing.gave_up = False
+            self.change("nothing-to-fence-for", forced=True, susp_fen=False)
 
     def send_state(self) -> None:
         """P_STATE as of now."""
         self.links.send(Cmd.STATE, StateWord(self.state.pack()).pack())
 
-    def connection_lost(self, cause: Conn) -> None:
+    def connection_lost(self, cause: Conn, **known: Any) -> None:
         """The link is gone: everything that relied on it is told, then the state follows."""
         self.handshake.finished()
         self.secondary.connection_lost()
         self.sync.connection_lost()
         lost = self.primary.connection_lost()
-        self.change("connection-lost", forced=True, conn=cause)
+        self.change("connection-lost", forced=True, conn=cause, **known)
         if self.state.disk == Disk.DISKLESS and self.meta is not None:
             self.attachment.cut_short()
         if cause == Conn.DISCONNECTING:

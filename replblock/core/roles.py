@@ -79,18 +79,11 @@ class Roles:
         attempt, reply = self._attempt
         row = remedy(code, attempt)
         again = attempt._replace(tries=attempt.tries + 1, disk=self._r.state.disk)
-        if row.remedy == Remedy.FORCE_DISK:
+        unfenced = row.remedy == Remedy.FENCE_FOR_DISK and self._r.settings.fencing == "dont-care"
+        if row.remedy == Remedy.FORCE_DISK or unfenced:
             self._try(again._replace(disk_asked=True), reply)
-        elif row.remedy == Remedy.FENCE_FOR_DISK:
-            if self._r.settings.fencing == "dont-care":
-                self._try(again._replace(disk_asked=True), reply)
-            else:
-                asked = again._replace(disk_asked=True)
-                self._r.fencing.fence_peer(lambda ok: self._fenced(ok, asked, reply, code, rule))
-        elif row.remedy in (Remedy.FENCE_FOR_PEER, Remedy.FORCE_SPLIT):
-            forced = row.remedy == Remedy.FORCE_SPLIT
-            next_attempt = again._replace(pdsk_asked=True)
-            self._r.fencing.fence_peer(lambda ok: self._fenced(ok or forced, next_attempt, reply, code, rule))
+        elif row.remedy in (Remedy.FENCE_FOR_DISK, Remedy.FENCE_FOR_PEER, Remedy.FORCE_SPLIT):
+            self._r.fencing.fence_peer(lambda ok: self._fenced(ok, row.remedy, again, reply))
         elif row.remedy == Remedy.FORGET_FENCING:
             self._try(again._replace(pdsk_asked=False), reply)
         elif row.remedy == Remedy.WAIT_PING_TIMEOUT:
@@ -101,12 +94,21 @@ class Roles:
             self._attempt = None
             reply(self._admin.refused_code(code, None, rule))
 
-    def _fenced(self, ok: bool, attempt: Attempt, reply: Reply, code: Code, rule: str) -> None:
+    def _fenced(self, ok: bool, remedy: Remedy, attempt: Attempt, reply: Reply) -> None:
+        """fence-peer ended: what it found stands in the state already."""
+        r = self._r
         if ok:
-            self._try(attempt, reply)
+            self._try(attempt._replace(disk_asked=attempt.disk_asked or remedy == Remedy.FENCE_FOR_DISK), reply)
+        elif r.state.conn >= Conn.WF_REPORT_PARAMS:
+            self._try(attempt, reply)  # the peer came back meanwhile: ask it
+        elif remedy == Remedy.FORCE_SPLIT:
+            text = "Forced into split brain situation! The peer could not be fenced"
+            r.why("warning", "forced-into-split-brain", text)
+            self._try(attempt._replace(pdsk_asked=True), reply)
         else:
+            refusal = r.would(**self._wanted(attempt))
             self._attempt = None
-            reply(self._admin.refused_code(code, None, rule))
+            reply(self._admin.refused(refusal) if refusal is not None else self._admin.busy())
 
     def on_timer(self) -> None:
         """The peer was given one more ping to be dead."""

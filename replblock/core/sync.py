@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from replblock.core.bitmaps import BitmapExchange
+from replblock.core.refusals import refusal_text, state_refusal_text
 from replblock.core.source import ResyncSource
 from replblock.core.target import ResyncTarget
 from replblock.meta.superblock import Flag
@@ -90,6 +91,7 @@ class Resync:
             return
         if reaction.action == Action.DISAGREE:
             text = f"both nodes would be the same side of the resync (rule {reaction.rule}): nothing is copied"
+            text += f"; make the after-sb policies equal, or run on one: replctl invalidate {r.settings.resource}"
             r.links.drop(Conn.DISCONNECTING, reaction.rule, text, "error")
             return
         if reaction.action != Action.TAKE_OVER:
@@ -104,12 +106,15 @@ class Resync:
             decision = self._decide(report, reaction)
             own, conn = r.state, decision.conn  # a loser may just have given up its role
             if conn == Conn.DISCONNECTING and own.disk != Disk.NEGOTIATING and report.disk != Disk.NEGOTIATING:
-                r.links.drop(Conn.DISCONNECTING, decision.rule, self._refusal_text(decision), "error")
+                text = refusal_text(decision, r.settings.resource, own.role)
+                r.links.drop(Conn.DISCONNECTING, decision.rule, text, "error")
                 return
         outcome = take_over(own, report, reaction, r.rules(), conn, new_uuid_pending=r.mint_postponed)
+        if outcome.rule == "rebooted-peer-while-frozen":
+            self._part_from_rebooted()
+            return
         if outcome.state is None:
-            theirs_now = f"{report.role.label} {report.disk.label}"
-            text = f"the peer's state does not fit ours (rule {outcome.rule}): peer {theirs_now}"
+            text = state_refusal_text(own, report, outcome.rule, r.settings.resource)
             r.links.drop(Conn.DISCONNECTING, outcome.rule, text, "error")
             return
         if conn in (Conn.WF_BITMAP_S, Conn.WF_BITMAP_T) and self.decision is not None and self.decision.full_sync:
@@ -130,26 +135,22 @@ class Resync:
         if conn is not None:
             self._begin()
 
-    def _refusal_text(self, decision: Decision) -> str:
-        name = self._r.settings.resource
-        if decision.split_brain:
-            return (
-                f"Split-Brain detected but unresolved, dropping connection! {decision.text}; see: replctl explain "
-                f"{name}; to give up the changes of one node, run there: replctl connect --discard-my-data {name}; "
-                f"and on the other: replctl connect {name}"
-            )
-        if "unrelated" in decision.rule:
-            return (
-                f"Unrelated data, aborting! The two disks have no generation in common; to overwrite one of them, run "
-                f"there: replctl down {name}; replctl create-md --force {name}; replctl up {name}"
-            )
-        return f"{decision.text}; run: replctl connect {name}"
+    def _part_from_rebooted(self) -> None:
+        """The frozen writes cannot be sent again to a peer that lost what it had unflushed: it gets them by resync."""
+        r = self._r
+        text = "I/O is frozen and the peer comes back only Consistent: it was down; connecting anew in a new generation"
+        if r.meta is not None and r.meta.uuids.bitmap == 0:
+            r.aftermath.force_new_generation("rebooted-peer-while-frozen")
+            r.meta.save()
+        r.mint_postponed = False
+        r.links.drop(Conn.PROTOCOL_ERROR, "rebooted-peer-while-frozen", text)
 
     def _would_lose_exposed_data(self, own: State) -> bool:
         r = self._r
         theirs = r.handshake.peer_uuids
         if theirs is not None and lost_data_refusal(own, r.exposed_uuid, theirs.current):
             text = "this diskless Primary worked on data of another generation than the peer offers: not connecting"
+            text += f"; attach the disk with the newer data first: replctl attach {r.settings.resource}"
             r.links.drop(Conn.DISCONNECTING, "exposed-data-lost", text, "error")
             return True
         return False
@@ -189,6 +190,8 @@ class Resync:
                 r.handshake.dry_run or bool(r.handshake.peer_conn_flags & flags.CF_DRY_RUN),
                 not r.in_use(),
                 bool(link.features & flags.FEATURE_ORDERED),
+                bool(meta.flags & Flag.WENT_ON_ALONE),
+                bool(theirs.flags & flags.UUID_WENT_ON_ALONE),
             )
         )
         self.decision = decision
@@ -248,27 +251,9 @@ class Resync:
 
     # --- begin ---
 
-    def _guarded(self, name: str, fine: tuple[int, ...], go: Any) -> None:
-        """Run a before-resync handler if there is one; a bad exit code costs the connection."""
-        r = self._r
-        if name not in r.settings.handlers:
-            go()
-            return
-        link = r.links.link
-
-        def ended(code: int) -> None:
-            if r.links.link is not link:
-                return
-            if code in fine:
-                go()
-            else:
-                r.links.drop(Conn.DISCONNECTING, name, f"handler {name} ended with {code}: no resync", "error")
-
-        r.host.run_handler(name, {}, ended)
-
     def start_as_source(self) -> None:
         """The bitmaps are equal: give the resync its generation, then tell the target."""
-        self._guarded("before-resync-source", (0, 3), self._start_as_source)
+        self._r.fencing.guard("before-resync-source", self._start_as_source)
 
     def _start_as_source(self) -> None:
         r = self._r
@@ -276,8 +261,8 @@ class Resync:
         if meta is None or link is None:
             return
         uuids, number = meta.uuids.resync_start_source(r.host.random64())
-        # bit 0 of the bitmap's generation is set again when this node, or a diskless peer on its disk, goes on alone
-        meta.put(uuids.nothing_written_alone())
+        meta.put(uuids)
+        meta.put_flags(0, Flag.WENT_ON_ALONE)  # until this node, or a diskless peer on its disk, goes on without
 
         def durable(error: int) -> None:
             if error or r.links.link is not link or r.state.conn not in (Conn.WF_BITMAP_S, Conn.STARTING_SYNC_S):
@@ -298,7 +283,7 @@ class Resync:
         if meta is None or r.state.conn not in (Conn.WF_SYNC_UUID, Conn.BEHIND, Conn.WF_BITMAP_T):
             raise ProtocolError(f"P_SYNC_UUID in state {r.state.conn.label}", Cmd.SYNC_UUID)
         number = SyncUuid.unpack(body).value
-        self._guarded("before-resync-target", (0,), lambda: self._start_as_target(number))
+        r.fencing.guard("before-resync-target", lambda: self._start_as_target(number))
 
     def _start_as_target(self, number: int) -> None:
         r = self._r
@@ -396,6 +381,7 @@ class Resync:
             meta.put(meta.uuids.skip_initial_sync(theirs.current, r.state.role == Role.PRIMARY))
             meta.save_bitmap()
             r.change("skip-initial-sync", forced=True, disk=Disk.UP_TO_DATE, pdsk=Disk.UP_TO_DATE)
+            r.send_state()  # an older P_STATE of ours may reach the peer after it declared both disks equal
             meta.save()
 
     # --- the end ---

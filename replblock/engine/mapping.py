@@ -125,8 +125,8 @@ def addresses_of(view: NodeView) -> Addresses:
     )
 
 
-def handler_environment(view: NodeView, volume: int, config_path: str) -> dict[str, str]:
-    """What drbdadm gives a handler."""
+def handler_environment(view: NodeView, volume: int, config_path: str, run_dir: str) -> dict[str, str]:
+    """What drbdadm gives a handler, and what a replctl needs that the handler calls."""
     chosen, peer = view.volumes[volume], view.peer.address
     return {
         "DRBD_RESOURCE": view.resource,
@@ -139,6 +139,7 @@ def handler_environment(view: NodeView, volume: int, config_path: str) -> dict[s
         "DRBD_PEER_AF": peer.family if peer is not None else "",
         "DRBD_PEER_ADDRESS": peer.host if peer is not None else "",
         "REPLBLOCK_HOST": view.host_name,
+        "REPLBLOCK_RUN": run_dir,
     }
 
 

@@ -66,7 +66,7 @@ class Engine:
         self.notifier = Notifier()
         self.handlers = Handlers(
             handlers_of(view),
-            handler_environment(view, self.volume, names.config_path),
+            handler_environment(view, self.volume, names.config_path, str(names.run_dir)),
             self.post,
             log.write,
             self._report_handler,

@@ -284,7 +284,8 @@ def adjust(engine: Engine, args: Args, client: Client) -> None:
         if not found.exit_code:
             engine.view, engine.settings = view, settings
             engine.handlers.commands = commands
-            engine.handlers.environment = handler_environment(view, engine.volume, names.config_path)
+            run_dir = str(names.run_dir)
+            engine.handlers.environment = handler_environment(view, engine.volume, names.config_path, run_dir)
         else:
             engine.loop.network.set_addresses(before)
         _reply(client, found)

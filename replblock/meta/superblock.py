@@ -33,6 +33,7 @@ class Flag(IntFlag):
     CRASHED_PRIMARY = 0x040   # crashed while Primary, not yet resynced
     AL_CLEAN = 0x080          # activity log applied
     AL_DISABLED = 0x100       # al-updates no: the log says nothing
+    WENT_ON_ALONE = 1 << 24   # ours: written to without the peer since the bitmap's generation began
 
     def without(self, others: int) -> Flag:
         """These bits cleared. Unlike `& ~`, which in Python means the named bits only, this keeps unknown ones."""

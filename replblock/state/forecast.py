@@ -37,6 +37,7 @@ class Party(NamedTuple):
     crashed_primary: bool = False
     discard: bool = False           # told to connect with --discard-my-data
     in_use: bool = False
+    went_on: bool = False           # written to alone since the bitmap's generation began
 
 
 class Terms(NamedTuple):
@@ -103,7 +104,7 @@ def _handshake(mine: Party, peers: Party, terms: Terms, tie: bool) -> Handshake:
         my_role=mine.role, peer_role=peers.role, my_disk=mine.disk, peer_disk=peers.disk,
         my_bits=mine.bits, peer_bits=peers.bits, discard_mine=mine.discard, discard_peers=peers.discard,
         policies=terms.policies, resolve_conflicts=tie, can_demote=not mine.in_use,
-        peer_obeys_safety=terms.obeys_safety,
+        peer_obeys_safety=terms.obeys_safety, i_went_on=mine.went_on, peer_went_on=peers.went_on,
     )
 
 
@@ -137,8 +138,8 @@ MANY_BITS = 1 << 40
 def if_peer_wrote(mine: Party, peers: Party, terms: Terms) -> tuple[Forecast, Forecast]:
     """The forecast if the peer, then Primary, went on alone from what is known of it: writing little, or much."""
     known = peers.generations.as_primary(True)
-    moved = known.written_alone() if known.bitmap else known.new_current(UNHEARD, peers.role == Role.PRIMARY)
-    little, much = (forecast(mine, peers._replace(generations=moved, bits=bits), terms)
+    moved = known if known.bitmap else known.new_current(UNHEARD, peers.role == Role.PRIMARY)
+    little, much = (forecast(mine, peers._replace(generations=moved, bits=bits, went_on=True), terms)
                     for bits in (max(1, peers.bits), MANY_BITS))
     return little, much
 

@@ -109,14 +109,6 @@ class Generations(NamedTuple):
         """P_SYNC_UUID came: our data is on its way to the source's and belongs to neither generation meanwhile."""
         return self.set_current(uuid, primary)._replace(bitmap=NONE)
 
-    def nothing_written_alone(self) -> Generations:
-        """A resync begins: since then this data has not moved on without the target (ours: DRBD leaves the bit)."""
-        return self._replace(bitmap=plain(self.bitmap))
-
-    def written_alone(self) -> Generations:
-        """This data moves on alone while a bitmap is in use: no new generation, so bit 0 of the bitmap's tells."""
-        return self._replace(bitmap=self.bitmap | PRIMARY_BIT) if self.bitmap else self
-
     def resync_done_source(self) -> Generations:
         """The target has everything: the bitmap's generation retires."""
         return self.set_bitmap(NONE)

@@ -92,12 +92,14 @@ def _sentence(h: Handshake, course: Course, rehearsal: bool) -> str:
     rule = course.rules[-1]
     mine, peers = h.my_bits * BLOCK_KIB, h.peer_bits * BLOCK_KIB
     if course.refused and course.split_brain:
-        return (f"split brain (rule {course.rules[0]}, {rule}): here {mine} KiB changed, there {peers} KiB; "
+        return (f"split brain (rule {', '.join(course.rules)}): here {mine} KiB changed, there {peers} KiB; "
                 "nothing was discarded")
     if course.refused:
         return f"refused (rule {rule}): {_disks(h)}; nothing was changed"
     outcome = _outcome(h, course, mine, peers)
-    return f"dry run (rule {rule}): would be {outcome}" if rehearsal else f"{outcome} (rule {rule})"
+    if rehearsal:
+        return f"dry run (rule {rule}): would be {outcome}"
+    return f"{outcome} (rule {', '.join(course.rules) if course.split_brain else rule})"
 
 
 def _disks(h: Handshake) -> str:

@@ -57,13 +57,14 @@ def _target_has_own_changes(h: Handshake, c: Course) -> bool:
 
     It was the source of a resync whose end it missed (it thinks the peer Inconsistent) and went on writing; the peer
     was promoted meanwhile. DRBD does not notice and discards what the target wrote.
-    Between two replblock nodes bit 0 of the bitmap's generation says whether it really went on alone.
+    Between two replblock nodes a flag says whether it really went on alone.
     """
     if h.verdict.rule not in _ANCESTOR_RULES or disks_override(h) or not h.verdict.mirrored:
         return False
-    generations, bits = (h.verdict.mine, h.my_bits) if c.result < 0 else (h.verdict.peers, h.peer_bits)
-    went_on = generations.was_primary_when_parted if h.peer_obeys_safety else generations.bitmap != 0
-    return went_on and bits > 0
+    i_am_target = c.result < 0
+    generations, bits = (h.verdict.mine, h.my_bits) if i_am_target else (h.verdict.peers, h.peer_bits)
+    went_on = (h.i_went_on if i_am_target else h.peer_went_on) or not h.peer_obeys_safety
+    return went_on and generations.bitmap != 0 and bits > 0
 
 
 def _resolve_own_changes(h: Handshake, c: Course) -> Course:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from replblock.state.attach import MDF_CONSISTENT, MDF_WAS_UP_TO_DATE, attach
+from replblock.state.attach import MDF_CONSISTENT, MDF_WAS_UP_TO_DATE, MDF_WENT_ON_ALONE, attach
 from replblock.state.describe import describe
 from replblock.state.forecast import (
     OPTIONS,
@@ -54,6 +54,7 @@ def party_of(node: Mapping[str, Any]) -> Party:
         node["crashed-primary"],
         bool(node.get("discard-my-data")),
         bool(node.get("in-use")),
+        bool(node.get("went-on-alone")),
     )
 
 
@@ -245,5 +246,6 @@ def node_of_metadata(
         "disk": found.disk.label,
         "role": Role.SECONDARY.label,
         "crashed-primary": found.crashed_primary,
+        "went-on-alone": bool(flags & MDF_WENT_ON_ALONE),
         "flags-known": flags_known,
     }

@@ -22,7 +22,7 @@ HANDLERS = {
 LEFT_OUT = {
     "proxy-up", "proxy-down",  # the proxy is a closed product
     "sh-udev",  # no udev rules
-    "set-gi", "suspend-io", "resume-io",
+    "set-gi",
 }  # fmt: skip
 
 

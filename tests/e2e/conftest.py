@@ -3,12 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+import socket
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
 from tests.e2e.pair import Pair, make_pair
 from tests.e2e.shop import Shop, make_shop
+from tests.e2e.splits import clean_pair
+from tests.engine.nodes import Node
 
 PAIRS: pytest.StashKey[list[Pair]] = pytest.StashKey()
 
@@ -25,6 +30,24 @@ def shop(request: pytest.FixtureRequest) -> Iterator[Shop]:
     """The model deployment's two machines, disks and metadata there, nothing up."""
     with make_shop(lambda made: request.node.stash.setdefault(PAIRS, []).append(made)) as made:
         yield made
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        number: int = probe.getsockname()[1]
+        return number
+
+
+@pytest.fixture
+def engines() -> Iterator[Callable[..., tuple[Node, Node]]]:
+    """engines(options of splits.clean_pair): two bare engines in sync, gone after the test."""
+    with ExitStack() as stack:
+
+        def make(**options: Any) -> tuple[Node, Node]:
+            return stack.enter_context(clean_pair(_free_port, **options))
+
+        yield make
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from replblock.engine.handlers import NOT_STARTED, TIMED_OUT, Handlers
+from replblock.engine.handlers import NOT_STARTED, OUTPUT_MAX_BYTES, RUNNING_MAX, TIMED_OUT, Handlers
 from replblock.engine.loop import Loop
 from tests.engine.conftest import Lines, wait_for
 
@@ -62,3 +63,28 @@ def test_calls_and_responses_are_reported_for_events(run: Callable[..., int]) ->
     seen: list[tuple[str, str, int | None]] = []
     run("exit 7", report=lambda *what: seen.append(what))
     assert seen == [("call", "fence-peer", None), ("response", "fence-peer", 7)]
+
+
+def test_a_handler_that_talks_without_end_fills_neither_disk_nor_log(run: Callable[..., int], log: Lines) -> None:
+    """The file its output goes to is cut back while it runs; it says itself how big it became."""
+    size = 'sleep 1.5; stat -Lc %s /dev/fd/1 >&9'
+    command = f'exec 9>"$SIZES"; yes reached | head -c 300000; {size}; exit 5'
+    sizes = Path(tempfile.mkdtemp()) / "sizes"
+    assert run(command, {"SIZES": str(sizes)}) == 5
+    line = log.with_rule("handler-ended")[0]
+    assert len(line) < OUTPUT_MAX_BYTES + 200 and line.endswith("…")
+    assert int(sizes.read_text()) < 3 * OUTPUT_MAX_BYTES
+
+
+def test_handlers_that_hang_are_not_piled_up(start_loop: Callable[..., Loop], log: Lines, tmp_path: Path) -> None:
+    loop = start_loop()
+    gate = tmp_path / "gate"
+    handlers = Handlers({"split-brain": f"while [ ! -e {gate} ]; do sleep 0.05; done"}, {}, loop.post, log)
+    ended: list[int] = []
+    for _ in range(RUNNING_MAX + 1):
+        loop.call_soon(handlers.run, "split-brain", {}, ended.append)
+    wait_for(lambda: ended)
+    assert ended == [NOT_STARTED] and len(log.with_rule("too-many-handlers")) == 1
+    gate.touch()
+    wait_for(lambda: len(ended) > RUNNING_MAX)
+    assert ended == [NOT_STARTED] + [0] * RUNNING_MAX

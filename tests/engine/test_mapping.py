@@ -95,7 +95,7 @@ def test_families_that_cannot_be_are_refused_with_file_and_line(hosts: str) -> N
 def test_a_handler_gets_what_drbdadm_gives_it() -> None:
     found = view('handlers { pri-lost "p"; split-brain "s"; }')
     assert handlers_of(found) == {"pri-lost": "p", "split-brain": "s"}
-    environment = handler_environment(found, 0, "/etc/drbd.conf")
+    environment = handler_environment(found, 0, "/etc/drbd.conf", "/run/replblock")
     assert {key: value for key, value in environment.items() if key.startswith("DRBD_")} == {
         "DRBD_RESOURCE": "r0", "DRBD_VOLUME": "0", "DRBD_MINOR": "3", "DRBD_LL_DISK": "/dev/sdb1",
         "DRBD_CONF": "/etc/drbd.conf", "DRBD_PEER": "alpha", "DRBD_PEERS": "alpha", "DRBD_PEER_AF": "ipv4",

@@ -31,6 +31,7 @@ class Node:
     disk: Disk = Disk.UP_TO_DATE
     role: Role = Role.SECONDARY
     crashed: bool = False
+    went_on: bool = False
     bits: set[int] = field(default_factory=set)
     data: list[int] = field(default_factory=lambda: [0 for _ in BLOCKS])
     acked: set[int] = field(default_factory=set)
@@ -79,8 +80,7 @@ class World:
         else:
             assert me.gens.bitmap != 0, "a write alone without a generation of its own"
             me.bits.add(block)
-            if self.obeys:
-                me.gens = me.gens.written_alone()
+            me.went_on = True
 
     def cut(self) -> None:
         if not self.connected:
@@ -131,7 +131,8 @@ class World:
             views.append(Handshake(
                 compare(sides[i], sides[1 - i], resolve_conflicts=rc), me.role, peer.role, me.disk, peer.disk,
                 my_bits=len(me.bits), peer_bits=len(peer.bits), policies=Policies(rr_conflict="disconnect"),
-                resolve_conflicts=rc, peer_obeys_safety=self.obeys))
+                resolve_conflicts=rc, peer_obeys_safety=self.obeys,
+                i_went_on=me.went_on, peer_went_on=peer.went_on))
         decisions = [decide(v) for v in views]
         if any(d.refused for d in decisions):
             diverged = all(not a.acked <= b.acked for a, b in itertools.permutations(self.nodes, 2))
@@ -167,8 +168,7 @@ class World:
         source.bits, target.bits = set(todo), set(todo)
         target.disk = Disk.OUTDATED     # between the bitmaps and the first block
         source.gens, uuid = source.gens.resync_start_source(self.fresh())
-        if self.obeys:
-            source.gens = source.gens.nothing_written_alone()
+        source.went_on = False
         if ending == START_LOST:
             return
         target.gens = target.gens.resync_start_target(uuid, target.primary)

@@ -38,8 +38,9 @@ class Both:
     """One situation, seen from each of its two ends."""
 
     def __init__(self, pair, crashes, roles, disks, bits, discards=(False, False), policies=None, rc=False,
-                 obeys=False, demotable=(True, True)):
+                 obeys=False, demotable=(True, True), went_on=None):
         policies = policies or Policies()
+        went_on = went_on or tuple(bool(g.bitmap & 1) for g in pair)    # any two flags will do
         sides = [Side(g, c, r) for g, c, r in zip(pair, crashes, roles)]
 
         def seen_by(i: int) -> Handshake:
@@ -49,7 +50,8 @@ class Both:
                 compare(sides[i], sides[j], resolve_conflicts=tie), roles[i], roles[j], disks[i], disks[j],
                 my_bits=bits[i], peer_bits=bits[j], discard_mine=discards[i], discard_peers=discards[j],
                 policies=policies if i == 0 else policies.mirrored(), resolve_conflicts=tie,
-                can_demote=demotable[i], peer_obeys_safety=obeys)
+                can_demote=demotable[i], peer_obeys_safety=obeys,
+                i_went_on=went_on[i], peer_went_on=went_on[j])
 
         self.views = (seen_by(0), seen_by(1))
         self.decisions = tuple(decide(h) for h in self.views)
@@ -306,9 +308,9 @@ def test_target_that_went_on_writing_after_a_missed_end_is_split_brain():
     assert one((old_source, promoted), bits=(0, 2)).conn == Conn.WF_BITMAP_T, "it wrote nothing: it only fell behind"
     given_up = one((old_source, promoted), bits=(5, 2), discards=(True, False))
     assert (given_up.conn, given_up.discarded_kib) == (Conn.WF_BITMAP_T, 20)
-    # a replblock node notes in bit 0 of its bitmap's generation that it went on alone; without it, it did not
-    assert one((old_source, promoted), bits=(5, 2), obeys=True).conn == Conn.WF_BITMAP_T
-    went_on = old_source.written_alone()
-    assert one((went_on, promoted), bits=(5, 2), obeys=True).rule == "target-has-own-changes"
-    assert one((went_on, promoted), bits=(5, 2), discards=(False, True), obeys=True).conn == Conn.WF_BITMAP_S
+    # a replblock node notes by a flag that it went on alone; without it, it did not
+    pair, went_on = (old_source, promoted), {"obeys": True, "went_on": (True, False)}
+    assert one(pair, bits=(5, 2), obeys=True).conn == Conn.WF_BITMAP_T
+    assert one(pair, bits=(5, 2), **went_on).rule == "target-has-own-changes"
+    assert one(pair, bits=(5, 2), discards=(False, True), **went_on).conn == Conn.WF_BITMAP_S
     assert one((old_source, promoted), bits=(5, 2), discards=(False, True)).refused
