@@ -134,7 +134,7 @@ def test_the_handlers_of_a_resync(engines: Engines, recorder: Recorder) -> None:
 def test_before_resync_target_that_fails_keeps_the_node_from_becoming_target(
     engines: Engines, recorder: Recorder
 ) -> None:
-    """Nothing was written to it; it is Outdated, StandAlone, and no Primary. Once the handler succeeds it catches up."""
+    """Nothing was written to it; it is Outdated, StandAlone, and no Primary. The handler mended, it catches up."""
     alpha, beta = pair = engines(handlers=recorder.handlers("before-resync-target", code=1, gate=True))
     resync_from_alpha(pair)
     recorder.wait("before-resync-target", host="beta")
