@@ -208,6 +208,9 @@ class Completion(Resend):
                 self._no_data(request)
         if self._primary and not self._alone_ok:
             self._last_copy_lost(lost.epochs, suspended)
+        else:
+            for epoch in lost.epochs:
+                self._forget(epoch)  # kept while our own copy was no good one
         for request in lost.reads:
             self._in_flight -= 1
             self._in_flight_bytes -= request.length_bytes

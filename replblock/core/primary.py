@@ -95,7 +95,9 @@ class PrimaryPath(Reads, Flushing):
     def _unpark(self) -> None:
         limit = self._r.settings.max_in_flight_bytes - self._kept_bytes
         for _ in range(len(self._parked)):  # each once: what finds no data parks itself again
-            if self.frozen or not self._parked or self._in_flight_bytes >= limit:
+            if self.frozen or not self._parked:
+                return
+            if self._in_flight_bytes >= limit and self._parked[0]._parent is None:
                 return
             self.submit([self._parked.popleft()])
 
@@ -105,10 +107,13 @@ class PrimaryPath(Reads, Flushing):
         """Begin requests, in order; each is answered by its own `done`."""
         limit = self._r.settings.max_in_flight_bytes - self._kept_bytes
         for request in requests:
-            if self.frozen or self._in_flight_bytes >= limit or (
+            if self.frozen or (self._in_flight_bytes >= limit and request._parent is None) or (
                 (self._again or self._resending) and self._data_in_reach  # these go first
             ):
-                self._parked.append(request)
+                if request._parent is not None:
+                    self._parked.appendleft(request)
+                else:
+                    self._parked.append(request)
                 continue
             self._in_flight += 1
             self._in_flight_bytes += request.length_bytes

@@ -79,7 +79,10 @@ class Resend(PathState):
         request._net = NET_PENDING
         self._in_flight -= 1
         self._in_flight_bytes -= request.length_bytes
-        self._parked.append(request)
+        if request._parent is not None:
+            self._parked.appendleft(request)  # its parent is under way and holds the room that others wait for
+        else:
+            self._parked.append(request)
 
     def _not_yet(self, request: Request) -> None:
         """It waited for something else, and may not begin now."""
