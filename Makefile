@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # replblock: make test, make demo. Everything else: make help.
-.PHONY: help setup test unit kernel-test lint demo bench fuzz torture sim clean distclean
+.PHONY: help setup test unit kernel-test lint demo bench fuzz torture sim deb clean distclean
 
 PYTEST_ARGS ?=
 JOBS ?= 2
@@ -17,6 +17,7 @@ help:
 	@echo 'make fuzz    fuzzing guided by coverage: TARGET=conf RUNS=1000000 SECONDS=600; docs/fuzzing.md'
 	@echo 'make sim     two simulated nodes: SEED=7 replays a history, SEEDS=1000 FIRST=0 runs a campaign'
 	@echo 'make lint    ruff and mypy'
+	@echo 'make deb     a Debian package, in dist/'
 	@echo 'make setup   what all of these do first: Debian packages, .venv (a no-op the second time)'
 	@echo 'make clean   remove caches and results; make distclean: .venv too'
 
@@ -56,6 +57,9 @@ SIM_ARGS = $(if $(SEED),--seed $(SEED)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(F
 	$(if $(EXHAUSTIVE),--exhaustive $(EXHAUSTIVE)) $(if $(SIM_JOBS),--jobs $(SIM_JOBS))
 sim: setup
 	.venv/bin/python -m tests.sim $(SIM_ARGS)
+
+deb: setup
+	.venv/bin/python tools/deb.py
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis bench/results

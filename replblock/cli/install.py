@@ -22,9 +22,10 @@ def install_scripts(run: Run) -> int:
     if "--remove" in run.options:
         plan = install.plan_remove(root, force)
     else:
-        made = {"completion bash": completion.bash().encode()}
-        made |= {f"manual {name}": manual.page(name).encode() for name in manual.PAGES}
-        wanted, sources = layout.items(layout.LOCAL, _program(run), made)
+        program = _program(run)
+        wanted, sources = layout.links(program), {}
+        if os.path.dirname(program) != layout.PACKAGE.sbin:
+            wanted, sources = layout.items(layout.LOCAL, program, made())
         plan = install.plan_install(root, wanted, sources, force)
     for note in plan.notes:
         print(note, file=sys.stderr)
@@ -49,6 +50,12 @@ def install_scripts(run: Run) -> int:
     if root == "/" and any(step.path.endswith(".service") for step in plan.steps):
         print("where systemd runs: systemctl daemon-reload")
     return 0
+
+
+def made() -> dict[str, bytes]:
+    """What is made from tables: command that prints it → the text."""
+    pages = {f"manual {name}": manual.page(name).encode() for name in manual.PAGES}
+    return {"completion bash": completion.bash().encode(), **pages}
 
 
 def _program(run: Run) -> str:

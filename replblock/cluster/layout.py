@@ -16,20 +16,27 @@ class Places(NamedTuple):
     """Directories of the machine."""
 
     sbin: str
+    drbdadm: str
     lib: str
     man: str
     units: str
     completions: str
 
 
-LOCAL = Places("/usr/local/sbin", "/usr/local/lib/replblock", "/usr/local/share/man", "/etc/systemd/system",
-               "/usr/local/share/bash-completion/completions")  # fmt: skip
-PACKAGE = Places("/usr/sbin", "/usr/lib/replblock", "/usr/share/man", "/lib/systemd/system",
-                 "/usr/share/bash-completion/completions")  # fmt: skip
+LOCAL = Places("/usr/local/sbin", "/usr/local/sbin/drbdadm", "/usr/local/lib/replblock", "/usr/local/share/man",
+               "/etc/systemd/system", "/usr/local/share/bash-completion/completions")  # fmt: skip
+PACKAGE = Places("/usr/sbin", "/usr/lib/replblock/drbdadm", "/usr/lib/replblock", "/usr/share/man",
+                 "/lib/systemd/system", "/usr/share/bash-completion/completions")  # fmt: skip
+"""The name drbdadm belongs to drbd-utils, whose drbdmeta one may well want beside replblock."""
 RESOURCE_SCRIPTS = "/etc/ha.d/resource.d"
 OLD_DRBDADM = "/sbin/drbdadm"
 """Where scripts of 2008 call it by its path."""
 STANDARD = ("/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/sbin", "/usr/local/bin")
+
+
+def links(program: str) -> list[Item]:
+    """All that is left to do where a package has put the rest in place: the names that other scripts call."""
+    return [Item(LOCAL.drbdadm, link=program), Item(OLD_DRBDADM, link=program, optional=True)]
 
 
 def items(places: Places, program: str, made: Mapping[str, bytes]) -> tuple[list[Item], dict[str, str]]:
@@ -50,8 +57,8 @@ def items(places: Places, program: str, made: Mapping[str, bytes]) -> tuple[list
 
     if replctl != program:
         found.append(Item(replctl, link=program))
-    found.append(Item(f"{places.sbin}/drbdadm", link=replctl))
-    if places.sbin != "/usr/sbin":
+    found.append(Item(places.drbdadm, link=replctl))
+    if places is LOCAL:
         found.append(Item(OLD_DRBDADM, link=replctl, optional=True))
     copy(HERE / "resource.d" / "replblock", f"{RESOURCE_SCRIPTS}/replblock", 0o755)
     for source in sorted((HERE / "lib").iterdir()):
