@@ -61,3 +61,16 @@ def test_drbdadm_does_not_know_our_section() -> None:
     """If it did, the word would be taken and we would need another."""
     dump = drbdadm_dump(EXAMPLE, "alpha")
     assert dump.returncode == 10 and "replblock" in dump.stdout + dump.stderr
+
+
+@pytest.mark.parametrize("node", ["alpha", "beta"])
+def test_the_configuration_of_the_installation_guide(tmp_path: Path, node: str) -> None:
+    """Whoever follows docs/installation.md types a file that both programs take."""
+    guide = (EXAMPLE.parent / "docs" / "installation.md").read_text()
+    found = re.search(r"^resource r0 \{\n.*?^\}$", guide, re.DOTALL | re.MULTILINE)
+    assert found
+    path = tmp_path / "drbd.conf"
+    path.write_text(f"global {{ usage-count no; disable-ip-verification; }}\n{found[0]}\n")
+    assert drbdadm_dump(path, node).returncode == 0
+    view = load(str(path)).resources["r0"].view(node, ())
+    assert (view.volumes[0].disk, view.volumes[0].device) == ("/dev/sdb1", "/dev/drbd0")

@@ -51,7 +51,8 @@ class Step(NamedTuple):
         if self.verb == "write":
             assert self.item is not None
             if self.item.command:
-                return f"{self.item.command} > {path}"
+                executable = f" && chmod {self.item.mode:o} {path}" if self.item.mode != 0o644 else ""
+                return f"{self.item.command} > {path}{executable}"
             return f"install -m {self.item.mode:o} {other} {path}"
         return {
             "mkdir": f"mkdir {path}", "link": f"ln -sfn {other} {path}", "move": f"mv {path} {other}",
