@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # replblock: make test, make demo. Everything else: make help.
-.PHONY: help setup test unit kernel-test lint demo bench fuzz torture sim deb clean distclean
+.PHONY: help setup test unit kernel-test lint demo bench fuzz torture sim mutants deb clean distclean
 
 PYTEST_ARGS ?=
 JOBS ?= 2
@@ -16,6 +16,7 @@ help:
 	@echo 'make torture real faults on real processes, every acknowledgement accounted for; MINUTES=60 SEED=4711'
 	@echo 'make fuzz    fuzzing guided by coverage: TARGET=conf RUNS=1000000 SECONDS=600; docs/fuzzing.md'
 	@echo 'make sim     two simulated nodes: SEED=7 replays a history, SEEDS=1000 FIRST=0 runs a campaign'
+	@echo 'make mutants the product broken on purpose, a line at a time: does the simulator notice? NAMES= LIMIT=2000'
 	@echo 'make lint    ruff and mypy'
 	@echo 'make deb     a Debian package, in dist/'
 	@echo 'make setup   what all of these do first: Debian packages, .venv (a no-op the second time)'
@@ -57,6 +58,10 @@ SIM_ARGS = $(if $(SEED),--seed $(SEED)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(F
 	$(if $(EXHAUSTIVE),--exhaustive $(EXHAUSTIVE)) $(if $(SIM_JOBS),--jobs $(SIM_JOBS))
 sim: setup
 	.venv/bin/python -m tests.sim $(SIM_ARGS)
+
+LIMIT ?= 2000
+mutants: setup
+	.venv/bin/python -m tests.sim.mutate --limit $(LIMIT) $(NAMES)
 
 deb: setup
 	.venv/bin/python tools/deb.py

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Is the simulator any good? Break the product in every way of `mutations` and count the seeds until it is noticed.
+
+    python -m tests.sim.mutate [--first SEED] [--limit SEEDS] [--jobs N] [NAME …]
+
+Each mutation runs in a process of its own, on a copy of the package in which one line is different. Exit code 1 if one
+survives.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.sim.mutations import MUTATIONS, Mutation
+
+ROOT = Path(__file__).resolve().parents[2]
+WORKER_PATIENCE_S = 1800
+
+
+class Result(NamedTuple):
+    """What became of one mutation."""
+
+    mutation: Mutation
+    seeds: int
+    caught: bool
+    how: str
+    seconds: float
+
+
+def apply(mutation: Mutation, directory: Path) -> None:
+    """A copy of the package in `directory`, with the one line changed. Raises ValueError if the line is not there."""
+    package = directory / "replblock"
+    shutil.copytree(ROOT / "replblock", package, ignore=shutil.ignore_patterns("__pycache__"))
+    file = package / mutation.file
+    text = file.read_text()
+    if text.count(mutation.before) != 1:
+        raise ValueError(f"{mutation.name}: stands {text.count(mutation.before)} times in {mutation.file}, not once")
+    file.write_text(text.replace(mutation.before, mutation.after))
+
+
+def try_one(mutation: Mutation, first: int, limit: int) -> Result:
+    """Fresh seeds until one of them notices."""
+    with tempfile.TemporaryDirectory(prefix="mutant-") as name:
+        apply(mutation, Path(name))
+        # -P: the mutated copy must be found before the checkout
+        command = [sys.executable, "-P", "-m", "tests.sim.mutate", "--worker", str(first), str(limit)]
+        environment = {**os.environ, "PYTHONPATH": f"{name}:{ROOT}", "PYTHONDONTWRITEBYTECODE": "1"}
+        begun = time.monotonic()
+        done = subprocess.run(
+            command, cwd=name, env=environment, capture_output=True, text=True, timeout=WORKER_PATIENCE_S, check=False
+        )
+        seconds = time.monotonic() - begun
+    lines = done.stdout.splitlines()
+    if done.returncode or not lines:
+        raise RuntimeError(f"{mutation.name}: the worker ended with {done.returncode}: {done.stderr[-2000:]}")
+    seeds, caught, how = lines[-1].split("\t", 2)
+    return Result(mutation, int(seeds), caught == "caught", how, seconds)
+
+
+def worker(first: int, limit: int) -> None:
+    """In the process with the mutated package."""
+    import replblock
+    from tests.sim.history import long_history
+    from tests.sim.shrink import play
+
+    assert Path(replblock.__file__).resolve().parent.parent != ROOT, "this is not the mutated copy"
+    for number in range(limit):
+        failure = play(long_history(first + number))
+        if failure is not None:
+            print(f"{number + 1}\tcaught\t{' '.join(failure.text.split())[:160]}")
+            return
+    print(f"{limit}\tsurvived\t")
+
+
+def results(mutations: list[Mutation], first: int, limit: int, jobs: int) -> Iterator[Result]:
+    """In the order of the list."""
+    with ThreadPoolExecutor(jobs) as pool:
+        yield from pool.map(lambda mutation: try_one(mutation, first, limit), mutations)
+
+
+def main() -> int:
+    """Try them all, print a table and the median."""
+    if sys.argv[1:2] == ["--worker"]:
+        worker(int(sys.argv[2]), int(sys.argv[3]))
+        return 0
+    parser = argparse.ArgumentParser(prog="python -m tests.sim.mutate", description=__doc__)
+    parser.add_argument("names", nargs="*", help="only these mutations")
+    parser.add_argument("--first", type=int, default=int.from_bytes(os.urandom(4), "big"), help="first seed")
+    parser.add_argument("--limit", type=int, default=2000, help="seeds for each mutation at most")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    options = parser.parse_args()
+    chosen = [m for m in MUTATIONS if not options.names or m.name in options.names]
+    unknown = set(options.names) - {m.name for m in MUTATIONS}
+    if unknown:
+        parser.error(f"no such mutation: {', '.join(sorted(unknown))}")
+    print(f"{len(chosen)} mutations, fresh seeds from {options.first}, at most {options.limit} each", flush=True)
+    needed, survived = [], []
+    for result in results(chosen, options.first, options.limit, options.jobs):
+        word = f"{result.seeds:6d} seeds" if result.caught else "SURVIVED    "
+        print(f"{word} {result.seconds:6.1f} s  {result.mutation.name}: {result.how}", flush=True)
+        (needed if result.caught else survived).append(result)
+    counts = [result.seeds for result in needed]
+    if counts:
+        print(f"{len(needed)} of {len(chosen)} caught; seeds needed: median {statistics.median(counts):g}, "
+              f"most {max(counts)}")  # fmt: skip
+    for result in survived:
+        print(f"SURVIVED: {result.mutation.name} ({result.mutation.breaks})")
+    return 1 if survived else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
