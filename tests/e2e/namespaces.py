@@ -55,7 +55,7 @@ class Space:
         script = _SETUP.format(directory=directory, devices=" ".join(DEVICES), loop=self.loop, name=name, more=more)
         self.holder = subprocess.Popen(
             ["unshare", "--net", "--mount", "sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, text=True,
+            stderr=subprocess.PIPE, text=True, start_new_session=True,      # ^C is for us: we take it down in order
         )  # fmt: skip
         assert self.holder.stdout is not None and self.holder.stderr is not None
         if self.holder.stdout.readline() != "ready\n":

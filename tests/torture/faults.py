@@ -23,12 +23,10 @@ Undo = Callable[[], None]
 
 
 class Fault(NamedTuple):
-    """`primary_may_die`: whether the primary alone still has everything it acknowledged, so that it may return."""
-
     name: str
     begin: Callable[[Life], Undo]
     needs_cable: bool = False
-    primary_may_die: bool = True
+    weight: int = 1
 
 
 # ---- the secondary goes away
@@ -36,19 +34,19 @@ class Fault(NamedTuple):
 
 def kill(life: Life) -> Undo:
     node = life.secondary
-    node.kill_9()
+    life.lose_secondary("kill")
     return lambda: life.up(node)
 
 
 def power(life: Life) -> Undo:
     node = life.secondary
-    life.power(node)
+    life.lose_secondary("power")
     return lambda: life.up(node)
 
 
 def die_at_a_point(life: Life) -> Undo:
     node = life.secondary
-    life.die(node)
+    life.lose_secondary("die")
     return lambda: life.up(node)
 
 
@@ -174,8 +172,8 @@ def nothing(life: Life) -> Undo:
 
 AWAY: tuple[Fault, ...] = (
     Fault("kill", kill),
-    Fault("power", power),
-    Fault("die_at_a_point", die_at_a_point),
+    Fault("power", power, weight=4),
+    Fault("die_at_a_point", die_at_a_point, weight=2),
     Fault("stop", stop),
     Fault("hiccups", hiccups),
     Fault("deaf", deaf, needs_cable=True),
@@ -197,9 +195,11 @@ AWAY: tuple[Fault, ...] = (
 def secondary_away(life: Life) -> None:
     """It goes away in one of many ways, perhaps the primary dies and returns meanwhile, perhaps the return is hurt."""
     rng = life.rng
-    fault = rng.choice([f for f in AWAY if life.pair.wired or not f.needs_cable])
+    possible = [f for f in AWAY if life.pair.wired or not f.needs_cable]
+    fault = rng.choices(possible, [f.weight for f in possible])[0]
     life.note(f"secondary {life.secondary.name}: {fault.name}")
-    undo = fault.begin(life)
+    with life.perhaps_at_rest(fault.name in ("kill", "power")):
+        undo = fault.begin(life)
     life.some()
     if rng.random() < 0.4:
         life.note("meanwhile the primary dies and returns")
@@ -224,8 +224,10 @@ def secondary_away(life: Life) -> None:
 def take_over(life: Life) -> None:
     """The primary is lost; the secondary becomes primary, the lost node comes back as secondary."""
     rng = life.rng
-    how = rng.choice(("kill", "power", "die"))
-    if life.pair.wired and rng.random() < 0.3:
+    how = rng.choice(("kill", "power", "power", "die"))
+    if rng.random() < 0.2:
+        life.rest()
+    elif life.pair.wired and rng.random() < 0.3:
         life.note("first the cable is cut")
         life.cut(*life.pair.nodes)
         time.sleep(rng.choice((0.0, 0.1, 0.5, 3.0)))
@@ -253,7 +255,9 @@ def take_over(life: Life) -> None:
 
 
 def primary_returns(life: Life) -> None:
-    how = life.rng.choice(("kill", "power", "die"))
+    how = life.rng.choice(("kill", "power", "power", "die"))
+    if life.rng.random() < 0.2:
+        life.rest()
     life.note(f"primary {life.primary.name} dies and returns: {how}")
     life.primary_returns(how)
 
@@ -261,11 +265,27 @@ def primary_returns(life: Life) -> None:
 def both_lost(life: Life) -> None:
     """Both machines lose power, or both engines are killed, nearly at the same time."""
     rng = life.rng
-    how = rng.choice(("kill", "power"))
+    how = rng.choice(("kill", "power", "power"))
+    if rng.random() < 0.2:
+        life.rest()
     life.note(f"both are lost: {how}")
     first = rng.choice(life.pair.nodes)
     delay_s = rng.choice((0.0, 0.0, 0.05, 2.0))
     life.both_lost(how, first, delay_s)
+
+
+def flushed_then_dark(life: Life) -> None:
+    """The application flushes and rests, then a machine loses power: exactly what was flushed is asked for."""
+    for _ in range(life.rng.randrange(1, 4)):
+        life.some()
+        life.rest(flush=True)
+        life.note("the secondary loses power")
+        life.lose_secondary("power")
+        node = life.secondary
+        life.begin()
+        life.some()
+        life.up(node)
+        node.wait_state("Established UpToDate/UpToDate")
 
 
 def swap(life: Life) -> None:
@@ -359,8 +379,9 @@ def bad_return(life: Life) -> None:
 
 SCENARIOS: tuple[tuple[int, Callable[[Life], None]], ...] = (
     # weight, what
-    (10, secondary_away),
-    (6, take_over),
+    (14, secondary_away),
+    (5, take_over),
+    (4, flushed_then_dark),
     (3, primary_returns),
     (3, both_lost),
     (1, swap),

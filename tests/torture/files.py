@@ -243,6 +243,8 @@ class FileLife(Life):
         what = self.rng.choice((self.away, self.away, self.away, self.take_over, self.take_over, self.both, self.swap))
         self.note(f"== {what.__name__} (primary {self.primary.name})")
         what()
+        for node in self.pair.nodes:
+            node.fault()
         self.heal(*self.pair.nodes)
         for node in self.pair.nodes:
             node.wait_state("Established UpToDate/UpToDate", 120)

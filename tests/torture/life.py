@@ -7,7 +7,8 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TextIO
 
 from tests.e2e.waiting import PATIENCE_S, wait_until
@@ -86,6 +87,27 @@ class Life:
         if self.application.clients:
             self.application.work(self.rng.randrange(5, 400))
             self.pair.follow()
+
+    def rest(self, flush: bool = False) -> None:
+        """The application stops, perhaps after a flush; every epoch is closed, nothing is under way."""
+        self.end()
+        if flush or self.rng.random() < 0.6:
+            self.note("a flush, on a peer whose flushes are slow, and then rest")
+            self.secondary.fault(sync_delay_s=0.3)
+            self.application.flush(self.primary.uri)
+        else:
+            self.note("rest")
+            time.sleep(1.3)     # longer than an epoch is left open
+
+    @contextmanager
+    def perhaps_at_rest(self, sensible: bool) -> Iterator[None]:
+        """Sometimes the blow falls when nothing is under way: then nothing may be lost in the noise."""
+        resting = sensible and self.rng.random() < 0.5
+        if resting:
+            self.rest()
+        yield
+        if resting:
+            self.begin()
 
     # ---- commands that a busy pair may refuse for a moment
 
@@ -167,6 +189,21 @@ class Life:
             node.kill_9()
         return acknowledged
 
+    def lose_secondary(self, how: str) -> None:
+        """Under C it held what was acknowledged, and for good what was flushed, as long as both were in sync."""
+        node = self.secondary
+        if self.rng.random() < 0.5 and not self.pair.stopped(node):
+            node.fault(sync_delay_s=self.rng.choice((0.05, 0.3)))       # what waits for its flushes has to wait
+            self.some()
+        strict = self.pair.protocol == "C" and self.pair.is_in_sync()
+        now = self.oracle.tick()        # acknowledged while they were: the two moments are next to each other
+        if self._lose(node, how) is durable:
+            promised = lambda w: w.durable is not None and w.durable < now  # noqa: E731
+        else:
+            promised = lambda w: w.acked is not None and w.acked < now  # noqa: E731
+        if strict:
+            self.check(node, promised, f"the secondary's disk after {how}")
+
     def lose_primary(self, how: str) -> None:
         diskless = own_disk(self.primary) == "Diskless"
         promised = self._lose(self.primary, how)
@@ -190,7 +227,7 @@ class Life:
         self.up(node)
         self.promote(node)
         if promised is acknowledged:
-            self.flush(node)
+            self.application.flush(node.uri)
         self.begin()
 
     def survivor_takes_over(self, other_is_diskless: bool = False) -> bool:
@@ -204,7 +241,7 @@ class Life:
             self.oracle.rebase(old.content(self.size))
             self.up(old)
             self.promote(old)
-            self.flush(old)
+            self.application.flush(old.uri)
             self.begin()
             return False
         wait_until(lambda: new.device["replblock-counters"]["lo"] == 0, "the survivor has written what it got")
@@ -217,7 +254,7 @@ class Life:
         flushed_there = self.pair.protocol == "C" and self.rng.random() < 0.5
         if not flushed_there:
             self.promote(new)
-            self.flush(new)
+            self.application.flush(new.uri)
             self.oracle.rebase(data)
         else:   # what was flushed before must do
             self.promote(new)
@@ -246,7 +283,7 @@ class Life:
         else:
             self.up(new)
         self.promote(new)
-        self.flush(new)
+        self.application.flush(new.uri)
         self.begin()
         self.some()
         self.up(self.secondary)
@@ -255,14 +292,6 @@ class Life:
 
     def check(self, node: Node, promised: Callable[[Write], bool], what: str) -> None:
         self.oracle.check(node.content(self.size), promised, f"{what} ({node.name}, protocol {self.pair.protocol})")
-
-    def flush(self, node: Node) -> None:
-        import nbd
-
-        handle = nbd.NBD()
-        handle.connect_uri(node.uri)
-        handle.flush()
-        handle.shutdown()
 
     def calm(self) -> None:
         """No engine may have met what nobody expected."""
@@ -274,7 +303,7 @@ class Life:
         """At rest: both disks are the same, and hold what was acknowledged."""
         self.application.end()
         self.pair.assert_same_data()
-        self.flush(self.primary)
+        self.application.flush(self.primary.uri)
         self.pair.follow()
         for node in self.pair.nodes:
             self.check(node, acknowledged, "at rest")
@@ -285,7 +314,13 @@ class Life:
         scenario = self.rng.choices([s for _, s in SCENARIOS], [w for w, _ in SCENARIOS])[0]
         self.note(f"== {scenario.__name__} (primary {self.primary.name})")
         scenario(self)
+        self.step_ends()
+
+    def step_ends(self) -> None:
+        """Whatever happened is over: the pair must find together, and be in order."""
         self.some()
+        for node in self.pair.nodes:
+            node.fault()
         self.heal(*self.pair.nodes)
         for node in self.pair.nodes:
             node.wait_state("Established UpToDate/UpToDate", 120)

@@ -25,6 +25,7 @@ from tests.torture.life import Life
 from tests.torture.nodes import make
 
 STEPS = 10
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def kind_of(seed: int) -> type[Life]:
@@ -64,6 +65,8 @@ def live(seed: int, steps: int, until: float, protocol: str | None = None, keep_
 
 
 def interrupted(number: int, frame: object) -> NoReturn:
+    for each in STOPPING:       # once is enough: what follows is cleaning up
+        signal.signal(each, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
@@ -75,7 +78,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--protocol", choices=["A", "B", "C"])
     parser.add_argument("--keep", action="store_true")
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, interrupted)
+    for number in STOPPING:
+        signal.signal(number, interrupted)
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1 << 30)
     until = time.monotonic() + options.minutes * 60
     lives = 0

@@ -19,7 +19,7 @@ from replblock.engine.client import stream
 from tests.e2e import pair as e2e
 from tests.e2e.namespaces import Space, two_spaces
 from tests.e2e.pair import MIB, Pair, section
-from tests.e2e.waiting import wait_for_end, wait_until
+from tests.e2e.waiting import all_stopped, wait_for_end, wait_until
 from tests.torture.medium import Medium
 
 NOBODY = "02:00:00:00:de:ad"
@@ -165,6 +165,9 @@ class Torture(Pair):
 
     def settle(self, patience_s: float = 90) -> None:
         super().settle(patience_s)
+
+    def stopped(self, node: Node) -> bool:
+        return node.running() and all_stopped(node.pid)
 
     def is_in_sync(self) -> bool:
         return all("Connected Established UpToDate/UpToDate" in node.state() for node in self.nodes)

@@ -37,9 +37,10 @@ def _note(kind: Kind, number: int, offset: int = 0, length: int = 0, result: int
 
 
 class Faults:
-    """What the file says: {"write": errno, "meta": errno, "sync": errno, "read": errno} fail such calls;
-    "delay_s" slows writes and flushes; "die": {"kind", "count", "when": before, half or after} is a kill -9 at an
-    exact point; "forget_syncs" makes flushes a lie, for the test that the oracle notices.
+    """What the file says: {"write": errno, "meta": errno, "sync": errno, "read": errno} fail such calls.
+
+    "delay_s" slows writes and flushes, "sync_delay_s" flushes; "die": {"kind", "count", "when": before, half or after}
+    is a kill -9 at an exact point; "forget_syncs" makes flushes a lie, for the test that the oracle notices.
     """
 
     def __init__(self, path: str) -> None:
@@ -64,8 +65,10 @@ class Faults:
         now = self.look()
         if not now:
             return ""
-        if kind != "read" and "delay_s" in now:
-            time.sleep(now["delay_s"])
+        if kind != "read":
+            time.sleep(now.get("delay_s", 0))
+        if kind == "sync":
+            time.sleep(now.get("sync_delay_s", 0))
         if now.get(kind):
             raise OSError(now[kind], os.strerror(now[kind]))
         die = now.get("die")

@@ -22,12 +22,13 @@ class Client(threading.Thread):
     """One NBD connection. Ends when told to, or when the door is gone."""
 
     def __init__(self, number: int, uri: str, oracle: Oracle, seed: int, spots: list[int], depth: int, pace_s: float,
-                 state: Callable[[], str]) -> None:
+                 flush_share: float, state: Callable[[], str]) -> None:
         super().__init__(daemon=True)
         self.number = number
         self.oracle = oracle
         self.rng = random.Random(seed)
         self.spots, self.depth, self.pace_s, self.state = spots, depth, pace_s, state
+        self.flush_share = flush_share
         self.stopping = threading.Event()
         self.in_flight = 0
         self.answered = 0
@@ -68,6 +69,8 @@ class Client(threading.Thread):
             self._zero(first, sectors)
         elif kind < 0.95:
             self._read(first, sectors)
+        elif kind < 1 - self.flush_share:
+            self._write(first, sectors, False)
         else:
             submitted = self.oracle.tick()
             self._send(self.handle.aio_flush, lambda state: self.oracle.flushed(submitted, state))
@@ -137,15 +140,16 @@ class Application:
         self.pace_s = pace_s
         blocks = size_bytes // 4096 - 24
         # few places, so that writes meet; and some over the whole device, so that the activity log has work
-        self.spots = [rng.randrange(blocks) for _ in range(rng.choice((4, 60, 600)))]
+        self.spots = [rng.randrange(blocks) for _ in range(rng.choice((4, 60, 60, 600)))]
         self.depth = rng.choice((1, 4, 8, 16))
+        self.flush_share = rng.choice((0.0, 0.005, 0.05))
         self.clients: list[Client] = []
 
     def begin(self, uri: str, state: Callable[[], str]) -> None:
         assert not self.clients
         for number in range(2):
             self.clients.append(Client(number, uri, self.oracle, self.rng.randrange(1 << 30), self.spots, self.depth,
-                                       self.pace_s, state))  # fmt: skip
+                                       self.pace_s, self.flush_share, state))  # fmt: skip
         for client in self.clients:
             client.start()
 
@@ -183,6 +187,15 @@ class Application:
         for client in self.clients:
             client.close()
         self.clients.clear()
+
+    def flush(self, uri: str) -> None:
+        """A flush by itself, while no client runs."""
+        submitted = self.oracle.tick()
+        handle = nbd.NBD()
+        handle.connect_uri(uri)
+        handle.flush()
+        handle.shutdown()
+        self.oracle.flushed(submitted, "by itself")
 
     def abandon(self) -> None:
         """The run is over, whatever its state."""
