@@ -136,10 +136,10 @@ BAD_DISKS: tuple[tuple[str, dict[str, int]], ...] = (
 
 
 def bad_disk(life: Life) -> Undo:
-    return _bad_disk(life, life.secondary)
+    return disk_fails(life, life.secondary)
 
 
-def _bad_disk(life: Life, node) -> Undo:  # type: ignore[no-untyped-def]
+def disk_fails(life: Life, node) -> Undo:  # type: ignore[no-untyped-def]
     what, faults = life.rng.choice(BAD_DISKS)
     life.note(f"{node.name}: {what}")
     node.fault(**faults)
@@ -207,7 +207,7 @@ def secondary_away(life: Life) -> None:
         life.some()
     life.note(f"undo {fault.name}")
     undo()
-    hurt = rng.choice(("", "", "kill", "power", "primary", "cut"))
+    hurt = rng.choice(("", "", "kill", "power", "primary", "cut" if life.pair.wired else ""))
     if hurt:
         life.note(f"its return is hurt: {hurt}")
         time.sleep(rng.choice((0.0, 0.05, 0.3, 1.0)))
@@ -217,7 +217,7 @@ def secondary_away(life: Life) -> None:
             again()
         elif hurt == "primary":
             life.primary_returns(rng.choice(("kill", "power", "die")))
-        elif life.pair.wired:
+        else:
             cut_off(life)()
 
 
@@ -318,7 +318,7 @@ def primary_diskless(life: Life) -> None:
         node.do("detach", "r0")
         undo: Undo = lambda: life.attach(node)  # noqa: E731
     else:
-        undo = _bad_disk(life, node)
+        undo = disk_fails(life, node)
     life.some()
     if "Diskless" in node.state() and life.rng.random() < 0.3:
         life.note("and then it dies")

@@ -30,6 +30,9 @@ class Life:
 
     what = "raw device"
     attach_kind = "none"
+    pair_class: type[Torture] = Torture
+    wants_cable = True
+    scenarios = SCENARIOS
 
     def __init__(self, pair: Torture, protocol: str | None, seed: int, log: TextIO | None = None,
                  out: TextIO = sys.stdout) -> None:
@@ -311,7 +314,7 @@ class Life:
         self.calm()
 
     def step(self) -> None:
-        scenario = self.rng.choices([s for _, s in SCENARIOS], [w for w, _ in SCENARIOS])[0]
+        scenario = self.rng.choices([s for _, s in self.scenarios], [w for w, _ in self.scenarios])[0]
         self.note(f"== {scenario.__name__} (primary {self.primary.name})")
         scenario(self)
         self.step_ends()

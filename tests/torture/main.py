@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from tests.torture.files import FileLife
+from tests.torture.filtered import FilteredLife
 from tests.torture.life import Life
 from tests.torture.nodes import make
 
@@ -29,23 +30,24 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def kind_of(seed: int) -> type[Life]:
-    """Every fourth life has a file system, where that can be."""
+    """Of six lives two have a file system, and one has disks that fail from below, where FUSE is to be had."""
     can = os.geteuid() == 0 and os.path.exists("/dev/fuse")
-    return FileLife if can and seed % 4 == 3 else Life
+    return {2: FileLife, 3: FilteredLife, 5: FileLife}.get(seed % 6, Life) if can else Life
 
 
 def live(seed: int, steps: int, until: float, protocol: str | None = None, keep_it: bool = False,
          kind: type[Life] | None = None) -> str:
     """One life; a line about it. Raises what broke, after a report."""
     keep: list[Path] = []
+    kind = kind or kind_of(seed)
     with ExitStack() as stack:
-        pair = make(stack, wired=os.geteuid() == 0, keep=keep)
+        pair = make(stack, os.geteuid() == 0 and kind.wants_cable, keep, kind.pair_class)
         if keep_it:
             keep.append(pair.directory)
         log = stack.enter_context((pair.directory / "acknowledged").open("w"))
         life = None
         try:
-            life = (kind or kind_of(seed))(pair, protocol, seed, log)
+            life = kind(pair, protocol, seed, log)
             done = 0
             life.start()
             while done < steps and time.monotonic() < until:

@@ -130,6 +130,7 @@ def brief(status: dict[str, Any]) -> str:
 class Torture(Pair):
     """The pair, its cable, and the settings that a seed chose."""
 
+    node_class: type[Node] = Node
     protocol = "C"
     size_bytes = 0
     wired = False
@@ -154,9 +155,7 @@ class Torture(Pair):
                 f"    {section('net', net)}\n    {section('disk', disk)}\n"
                 f"    replblock {{ attach {attach}; io {io}; }}\n{hosts}}}\n"
             )
-        mib = rng.choice([16, 16, 320])
-        if attach != "none":
-            mib = 64
+        mib = rng.choice([16, 16, 320]) if attach == "none" else 64
         self.make_disks(mib * MIB)
         for node in self.nodes:
             node.begin()
@@ -190,7 +189,7 @@ class Torture(Pair):
             node.medium.follow()
 
 
-def make(stack: ExitStack, wired: bool, keep: list[Path]) -> Torture:
+def make(stack: ExitStack, wired: bool, keep: list[Path], kind: type[Torture] = Torture) -> Torture:
     """Two nodes in a directory of their own, on machines of their own if `wired`; the stack takes it all away.
 
     The directory stays if it stands in `keep` by then. It is short: a socket's path has at most 107 bytes.
@@ -205,11 +204,11 @@ def make(stack: ExitStack, wired: bool, keep: list[Path]) -> Torture:
 
     stack.callback(remove)
     addresses = PEER_ADDRESSES if wired else e2e.addresses()
-    nodes = [Node(name, directory / name, address) for name, address in zip(("alfa", "beta"), addresses)]
+    nodes = [kind.node_class(name, directory / name, address) for name, address in zip(("alfa", "beta"), addresses)]
     for node, other in zip(nodes, reversed(nodes)):
         node.run_dir.mkdir(parents=True)
         node.peer_address = other.address
-    torture = Torture(nodes[0], nodes[1], directory)
+    torture = kind(nodes[0], nodes[1], directory)
     torture.wired = wired
     if wired:
         spaces = stack.enter_context(two_spaces(directory))

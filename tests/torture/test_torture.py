@@ -13,6 +13,7 @@ import pytest
 
 from tests.torture.faults import flushed_then_dark
 from tests.torture.files import FileLife
+from tests.torture.filtered import FilteredLife
 from tests.torture.life import Life
 from tests.torture.main import live
 from tests.torture.nodes import make
@@ -38,10 +39,11 @@ def test_a_life(protocol: str) -> None:
 @pytest.mark.slow
 @pytest.mark.root
 @pytest.mark.netns
-def test_a_life_of_a_file_system() -> None:
+@pytest.mark.parametrize("kind", [FileLife, FilteredLife])
+def test_a_life_that_needs_root(kind: type[Life]) -> None:
     number = seed()
     print(f"TORTURE_SEED={number}")
-    print(live(number, 2, time.monotonic() + SHARE_S, kind=FileLife))
+    print(live(number, 2, time.monotonic() + SHARE_S, kind=kind))
 
 
 @contextmanager
