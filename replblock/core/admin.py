@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from replblock.core import netoptions
 from replblock.core.answers import EXIT_CONFIG, EXIT_UNKNOWN, Answer, Reply
 from replblock.core.connecting import Connecting
+from replblock.core.detaching import Detaching
 from replblock.core.roles import Roles
 from replblock.core.waits import Waits
 from replblock.meta.errors import MetadataError
@@ -203,28 +204,7 @@ class Admin:
         r.attachment.attach(disk, geometry, superblock, done)
 
     def _detach(self, args: dict[str, Any], reply: Reply) -> None:
-        r = self._r
-        if r.meta is None:
-            reply(Answer())
-            return
-        refusal = r.would(disk=Disk.FAILED)
-        if refusal is not None and not args.get("force"):
-            reply(self.refused(refusal))
-            return
-
-        def go(retcode: int | None = 1) -> None:
-            if retcode is not None and retcode < 1:
-                reply(self.peer_refused(retcode))
-                return
-            r.attachment.detach(lambda: reply(Answer()))
-
-        if r.state.conn >= Conn.CONNECTED and not args.get("force"):
-            if self.pending is not None:
-                reply(self.busy())
-                return
-            self.ask_peer(go, disk=Disk.FAILED)
-        else:
-            go()
+        Detaching(self._r, self, bool(args.get("force")), reply).begin()
 
     # --- connection ---
 

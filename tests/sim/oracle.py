@@ -127,13 +127,13 @@ class Oracle:
         if request.errno:
             return
         if isinstance(what, Mark):
-            self._acked(node, what, request.fua)
+            self._acked(node, what, request.fua, before)
         elif request.op == Op.FLUSH:
             self._flushed(node, what, before)
         elif request.op == Op.READ:
             self._read(node, request, what, before)
 
-    def _acked(self, node: Node, mark: Mark, fua: bool) -> None:
+    def _acked(self, node: Node, mark: Mark, fua: bool, before: Any) -> None:
         mark.acked = self.tick()
         if mark.advice:
             return
@@ -151,6 +151,9 @@ class Oracle:
                 theirs.acked.add(mark)
             return
         held = self.holds(peer, mark)
+        ordered_away = before.disk == Disk.UP_TO_DATE and node.name in self.gives_up
+        if not local and ordered_away and self.protocol != "C":
+            local = True  # promised for this disk, which the operator gave up while the write was under way
         if self.protocol == "C" or not local:
             excused = theirs.lost_power > mark.submitted or theirs.void or (
                 peer.on and (peer.state.disk != Disk.UP_TO_DATE or peer.state.conn in TARGET))
@@ -193,7 +196,7 @@ class Oracle:
 
     def flush_failed(self, node: Node) -> None:
         ledger = self.ledger(node)
-        for mark in ledger.acked:
+        for mark in {m for marks in ledger.at.values() for m in marks}:
             if node.name not in mark.durable:
                 mark.unsure.add(node.name)
         state = node.state
