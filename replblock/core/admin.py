@@ -158,6 +158,8 @@ class Admin:
         )  # fmt: skip
         if verdict.state is not None and self._lifts_a_bad_source(verdict.state.conn):
             verdict = Verdict(Code.NO_UP_TO_DATE_DISK, "source-not-up-to-date")
+        if undecided and verdict.state is not None and verdict.state.disk == Disk.OUTDATED:
+            verdict = Verdict(Code.IN_TRANSIENT_STATE, "disk-comes-or-goes")
         r.links.send_meta(answer, StateChangeReply(int(verdict.code)).pack())
         if verdict.state is None:
             if verdict.code < Code.SUCCESS:
@@ -170,7 +172,7 @@ class Admin:
             text = "the peer disconnects by order of its operator"
             known = {}
             for field, whom in (("disk", "this node"), ("pdsk", "the peer")):
-                if getattr(new, field) == Disk.OUTDATED != getattr(r.state, field):
+                if getattr(new, field) == Disk.OUTDATED < getattr(r.state, field):  # it never lifts a disk
                     known[field] = Disk.OUTDATED
                     text += f"; {whom} is outdated from now on (fencing)"
             r.links.drop(Conn.TEAR_DOWN, "peer-disconnects", text, "notice", **known)

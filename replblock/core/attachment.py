@@ -230,8 +230,14 @@ class Attachment:
         # after a failed fdatasync nobody knows what is on the disk: it can no more be passed on than lost metadata
         for_good = what.startswith(("writing metadata", "writing the activity log", "flushing"))
         meaning = io_error(policy, r.state.disk, metadata=for_good)
-        text = f"{r.settings.disk_path}: {os.strerror(errno)} while {what}: {meaning.explain}"
-        r.why("error", meaning.name, text)
+        where = f"{r.settings.disk_path}: {os.strerror(errno)} while {what}"
+        good_peer = r.state.conn >= Conn.CONNECTED and r.state.pdsk == Disk.UP_TO_DATE
+        if meaning.disk == Disk.INCONSISTENT and r.state.disk == Disk.UP_TO_DATE and not good_peer:
+            # Inconsistent, it would be overwritten by the first peer that comes, however old that one's data is
+            text = "on-io-error pass_on: who asked is told; the disk stays UpToDate, there is no better copy"
+            r.why("error", "io-error-on-last-copy", f"{where}: {text}")
+            return
+        r.why("error", meaning.name, f"{where}: {meaning.explain}")
         if meaning.handler is not None and meaning.handler in r.settings.handlers:
             r.host.run_handler(meaning.handler, {}, lambda code: None)
         if meaning.disk is None:

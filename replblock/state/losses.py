@@ -35,6 +35,12 @@ def _lost(old: State, new: State, bitmap_uuid: int) -> bool:
     return bitmap_uuid == 0 and in_use and new.disk >= Disk.UP_TO_DATE and lost_contact(old.pdsk, new.pdsk)
 
 
+def _back_alone(old: State, new: State, bitmap_uuid: int) -> bool:
+    peer_has_none = new.pdsk < Disk.INCONSISTENT or new.pdsk in (Disk.OUTDATED, Disk.DUNKNOWN)
+    back = old.disk < Disk.UP_TO_DATE <= new.disk and old.role == Role.PRIMARY == new.role
+    return back and bitmap_uuid == 0 and peer_has_none
+
+
 def _promoted(old: State, new: State) -> bool:
     return old.role != Role.PRIMARY and new.role == Role.PRIMARY and new.disk >= Disk.INCONSISTENT
 
@@ -50,6 +56,10 @@ MINT_RULES: tuple[MintRule, ...] = (
              "The peer's data is out of reach, but I/O is frozen: the new generation waits until it is thawed."),
     MintRule("lost-peers-data", lambda old, new, bitmap, forced: _lost(old, new, bitmap), False,
              "The peer's data is out of reach while this disk is in use: what is written now, the peer will not have."),
+    MintRule("disk-back-alone",
+             lambda old, new, bitmap, forced: _back_alone(old, new, bitmap), False,
+             "A diskless Primary has its disk back while the peer's is out of reach: the peer's data may have got a "
+             "generation of its own meanwhile, and what is written now, the peer will not have."),
     MintRule("diskless-peer-promoted",
              lambda old, new, bitmap, forced: bitmap == 0 and new.pdsk < Disk.INCONSISTENT
              and old.peer != Role.PRIMARY and new.peer == Role.PRIMARY and new.disk >= Disk.UP_TO_DATE, False,
