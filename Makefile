@@ -15,7 +15,7 @@ help:
 	@echo 'make bench   side by side with nbdkit and qemu-storage-daemon; BENCH_ARGS=--quick'
 	@echo 'make torture real faults on real processes, every acknowledgement accounted for; MINUTES=60 SEED=4711'
 	@echo 'make fuzz    fuzzing guided by coverage: TARGET=conf RUNS=1000000 SECONDS=600; docs/fuzzing.md'
-	@echo 'make sim     two simulated nodes: SEED=7 replays a history, SEEDS=1000 FIRST=0 runs a campaign'
+	@echo 'make sim     two simulated nodes: SEED=7 replays a history, SEEDS=1000 a campaign, EXHAUSTIVE=3'
 	@echo 'make mutants the product broken on purpose, a line at a time: does the simulator notice? NAMES= LIMIT=2000'
 	@echo 'make lint    ruff and mypy'
 	@echo 'make deb     a Debian package, in dist/'
@@ -55,7 +55,8 @@ fuzz: setup
 	.venv/bin/python -m tests.fuzz.run $(TARGET) --runs $(RUNS) --seconds $(SECONDS)
 
 SIM_ARGS = $(if $(SEED),--seed $(SEED)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FIRST),--first $(FIRST)) \
-	$(if $(EXHAUSTIVE),--exhaustive $(EXHAUSTIVE)) $(if $(SIM_JOBS),--jobs $(SIM_JOBS))
+	$(if $(EXHAUSTIVE),--exhaustive $(EXHAUSTIVE)) $(if $(SHARE),--share $(SHARE)) \
+	$(if $(SIM_JOBS),--jobs $(SIM_JOBS))
 sim: setup
 	.venv/bin/python -m tests.sim $(SIM_ARGS)
 

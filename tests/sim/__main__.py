@@ -3,6 +3,7 @@
 
     python -m tests.sim --seed N            replay one history, print a readable trace
     python -m tests.sim --seeds N [--first M] [--jobs J] [--keep-going]
+    python -m tests.sim --exhaustive 3|5 [--share K]
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 
+from tests.sim.exhaustive import SETS, count, schedules
 from tests.sim.history import long_history
 from tests.sim.shrink import Failure, play, shrink
 
@@ -50,6 +52,37 @@ def batch(seeds: range) -> list[tuple[int, str]]:
         if failure is not None:
             found.append((seed, failure.text))
     return found
+
+
+def exhaustive_part(name: str, first: int, step: int) -> tuple[int, list[tuple[str, str]]]:
+    """Every `step`-th short schedule: how many, and the failures (at most ten)."""
+    done, found = 0, []
+    for history in schedules(name, first, step):
+        done += 1
+        failure = play(history)
+        if failure is not None:
+            found.append(("; ".join(map(str, history.events)), failure.text))
+            if len(found) >= 10:
+                break
+    return done, found
+
+
+def exhaustive(name: str, jobs: int, share: int) -> int:
+    """All short schedules of one alphabet, or every `share`-th."""
+    started = time.monotonic()
+    parts = jobs * 16
+    done, bad = 0, 0
+    total = count(name) // share
+    with ProcessPoolExecutor(jobs) as pool:
+        for future in [pool.submit(exhaustive_part, name, n * share, parts * share) for n in range(parts)]:
+            played, found = future.result()
+            done, bad = done + played, bad + len(found)
+            for events, text in found:
+                print(f"\n{events}\n  {text}", flush=True)
+            rate = done / (time.monotonic() - started)
+            print(f"\r{done} of {total} schedules, {bad} bad, {rate:.0f}/s ", end="", flush=True)
+    print()
+    return 1 if bad else 0
 
 
 def campaign(first: int, count: int, jobs: int, keep_going: bool) -> int:
@@ -98,10 +131,14 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="make sim", description="two simulated nodes, one seed a history")
     parser.add_argument("--seed", type=int)
     parser.add_argument("--seeds", type=int)
+    parser.add_argument("--exhaustive", choices=sorted(SETS), help="3: all of length up to 3; 5: a dozen, up to 5")
+    parser.add_argument("--share", type=int, default=1, help="only every so many-th short schedule")
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--keep-going", action="store_true")
     chosen = parser.parse_args(arguments)
+    if chosen.exhaustive:
+        return exhaustive(chosen.exhaustive, chosen.jobs, chosen.share)
     if chosen.seed is not None:
         return one(chosen.seed)
     return campaign(chosen.first, chosen.seeds or 200, chosen.jobs, chosen.keep_going)

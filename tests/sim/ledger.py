@@ -47,6 +47,7 @@ class Ledger:
         self.promoted = -1
         self.lost_power = -1
         self.alone_at_failure = False
+        self.disk_failed = False
 
     def may(self, mark: Mark) -> None:
         for sector in range(mark.first, mark.first + mark.sectors):
@@ -63,4 +64,4 @@ class Ledger:
         self.at = {sector: list(marks) for sector, marks in other.at.items()}
         self.forgiven = set(other.forgiven)
         self.dropped = set()
-        self.void = False
+        self.void = self.disk_failed = False

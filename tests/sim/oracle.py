@@ -49,6 +49,7 @@ class Oracle:
         self.gives_up: set[str] = set()
         """Nodes whose operator ordered their data away."""
         self.decisions: dict[str, tuple[Any, Any]] = {}
+        self.last_role: dict[str, Role] = {}
         self.last_decision: dict[str, Any] = {}
 
     def tick(self) -> int:
@@ -214,7 +215,7 @@ class Oracle:
 
     def dies(self, node: Node, power: bool, was_on: bool) -> None:
         if was_on:
-            self.was_primary = node.state.role == Role.PRIMARY
+            self.last_role[node.name] = node.state.role
         self.pending = {k: v for k, v in self.pending.items() if v[2] is not node}
         self.forcing.discard(node.name)
         self.decisions.pop(node.name, None)
@@ -226,10 +227,11 @@ class Oracle:
             ledger.lost_power = self.tick()
             gone = {m for m in ledger.acked if node.name not in m.durable}
             ledger.acked -= gone
-            if was_on and self.was_primary:
-                ledger.forgiven |= gone
-            else:
+            peer = node.peer
+            if (peer.state.role if peer.on else self.last_role.get(peer.name)) == Role.PRIMARY:
                 ledger.dropped |= gone
+            else:
+                ledger.forgiven |= gone
         self.check(node, "after it died")
 
     # --- claims ---
@@ -240,6 +242,8 @@ class Oracle:
         if old.role != Role.PRIMARY and new.role == Role.PRIMARY:
             self._promoted(node, new)
         ledger = self.ledger(node)
+        if new.disk == Disk.FAILED and node.platter.failing:
+            ledger.disk_failed = True
         if new.disk == Disk.INCONSISTENT and not ledger.void:
             self._made_inconsistent(node, new)
         if new.disk == Disk.UP_TO_DATE and old.disk != Disk.UP_TO_DATE:
@@ -295,7 +299,10 @@ class Oracle:
         """Acknowledged on the target, unknown to the source, and not lost by right."""
         mine, theirs = self.ledger(target), self.ledger(target.peer)
         lost = mine.acked - theirs.acked - theirs.forgiven
-        return {m for m in lost if not (m.weak and theirs.promoted > (m.acked or 0))}
+        lost = {m for m in lost if not (m.weak and theirs.promoted > (m.acked or 0))}
+        if mine.disk_failed:
+            lost -= theirs.dropped  # this disk failed and that node lost power: two losses
+        return {m for m in lost if theirs.void or not self.holds(target.peer, m)}
 
     def _made_inconsistent(self, node: Node, new: Any) -> None:
         ledger = self.ledger(node)
@@ -305,10 +312,18 @@ class Oracle:
             lost = self._lost_by(node)
             if lost and node.name not in self.gives_up and not self._policy_gave_up(node):
                 self.fail(6, f"{node.name} becomes the target, and nobody ordered to discard {sorted_marks(lost)}")
+        else:
+            return  # on-io-error pass_on, or an invalidate that is not answered yet: the data is what it was
         ledger.void = True
         ledger.acked = set()
         ledger.received.clear()
         ledger.synced_since = self.tick()
+
+    def invalidated(self, node: Node) -> None:
+        """`invalidate` was answered with yes, alone: whatever happens, this data is never used again."""
+        if node.state.conn == Conn.STANDALONE and node.state.disk == Disk.INCONSISTENT:
+            ledger = self.ledger(node)
+            ledger.void, ledger.acked = True, set()
 
     def _policy_gave_up(self, node: Node) -> bool:
         decision = node.resource.sync.decision

@@ -277,6 +277,8 @@ class Player:
                 ordered[0].discard(ordered[1])
             if verb == "primary" and not answer.exit_code and resource.state.role == Role.PRIMARY:
                 oracle.promotion_done(node)
+            if verb == "invalidate" and not answer.exit_code:
+                oracle.invalidated(node)
             if then is not None:
                 then(answer)
 

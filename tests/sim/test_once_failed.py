@@ -54,6 +54,29 @@ FOUND = (
            ("heal", "b", None, 1, 999784310), ("wait", "a", None, 12000, 2268381225),
            ("write", "a", (168, 16, False), 1, 3288486289), ("forget", "a", None, 4000, 2107138544),
            ("read", "a", (317, 3, False), 1, 2364497058), ("write", "b", (304, 16, False), 5, 3201578534))),
+    Found("detach-before-the-peer-flushed",
+          "a Primary's detach went on when the peer lost power with acknowledged writes in its cache: the peer came "
+          "back as the only copy, without them",
+          {"blocks": 16},
+          (("write", "a", (64, 40, False)), ("heal", "b", None, 8), ("detach", "a", None, 1), ("power", "b"))),
+    Found("outdated-by-the-peer",
+          "disconnect of a Primary with fencing: the peer was not Outdated by it, and a disk that was being attached, "
+          "Inconsistent, became UpToDate",
+          {"delay_ms": 1, "fencing": "resource-only", "slow_ms": 2},
+          (("fail", "b", "flush"), ("write", "b", (8, 8, True), 3), ("flush", "a", None, 40),
+           ("up", "b", None, 15, 1158166954), ("write", "b", (8, 8, False), 2), ("disconnect", "a"))),
+    Found("read-error-on-the-last-copy",
+          "pass_on: a read error made the only good copy Inconsistent; the next peer to come, however old its data, "
+          "overwrote it",
+          {"blocks": 16, "on_io_error": "pass_on", "ping_int_ms": 700},
+          (("fail", "a", "read"), ("power", "b"), ("write", "b", (1, 16, False)), ("wait", "a", None, 1500),
+           ("read", "a", (0, 1, False)))),
+    Found("disk-back-alone",
+          "a diskless Primary took its disk back while the peer had none, and wrote on without a new generation; the "
+          "peer's disk had got one meanwhile, and overwrote it",
+          {"blocks": 40, "on_no_data_accessible": "suspend-io", "slow_ms": 2},
+          (("fail", "b", "read"), ("primary", "b"), ("detach", "a"), ("read", "a", (200, 1, False)),
+           ("write", "a", (200, 1, False)), ("up", "a", None, 8))),
 )  # fmt: skip
 
 
