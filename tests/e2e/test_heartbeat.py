@@ -38,6 +38,8 @@ class Manager:
         self.drastic = self.directory / "drastic"
         tools = self.directory / "bin"
         tools.mkdir(parents=True)
+        for name in ("findif", "send_arp"):
+            (tools / name).symlink_to(DEBIAN / "usr" / "libexec" / "heartbeat" / name)
         shutil.copytree(DEBIAN / "etc" / "ha.d", self.directory / "ha.d")
         shutil.copy(SCRIPT, self.directory / "ha.d" / "resource.d")
         for name, text in (
@@ -71,12 +73,12 @@ class Manager:
         assert MANAGER.exists(), f"no {MANAGER}; run: make setup"
         return self.node.run(str(MANAGER), *words)
 
-    def take(self) -> None:
-        taken = self.do("takegroup", GROUP)
-        assert taken.code == 0 and self.owns(), self.said()
+    def take(self, key: str = GROUP) -> None:
+        taken = self.do("takegroup", key)
+        assert taken.code == 0 and self.owns(key), self.said()
 
-    def give(self) -> None:
-        given = self.do("givegroup", GROUP)
+    def give(self, key: str = GROUP) -> None:
+        given = self.do("givegroup", key)
         assert given.code == 0, self.said()
 
     def owns(self, resource: str = GROUP) -> bool:
@@ -221,4 +223,73 @@ def test_a_node_that_was_down_is_started(ha: HeartbeatShop) -> None:
     backup.take()
     assert checksums(backup.node, ["late"]) == wanted
     backup.give()
+    same_data(ha.shop)
+
+
+# ---- what others have written: the model deployment's line as it stands, and drbd-utils' script
+
+ADDRESS = "IPaddr::192.168.0.212/24/eth1"
+SAMBA = """#!/bin/sh
+case $1 in
+start) [ -f /home/share ] && touch {flag} ;;
+stop) rm -f {flag} ;;
+status) [ -e {flag} ] && echo "smbd is running" || echo "smbd is stopped" ;;
+esac
+"""
+
+
+@pytest.mark.slow
+def test_the_model_deployments_line(ha: HeartbeatShop) -> None:
+    """`dados IPaddr::192.168.0.212/24/eth1 drbd samba`: address, its author's script, service; there and back."""
+    for manager in ha.both:
+        resources = manager.directory / "ha.d" / "resource.d"
+        shutil.copy(ha.shop.scripts[manager.node.name], resources / "drbd")
+        (resources / "samba").write_text(SAMBA.format(flag=manager.directory / "samba"))
+        for name in ("drbd", "samba"):
+            (resources / name).chmod(0o755)
+        call(*manager.node.enter, "ip", "link", "add", "eth1", "type", "veth", "peer", "name", "wall1")
+        call(*manager.node.enter, "ip", "link", "set", "wall1", "up")
+        call(*manager.node.enter, "ip", "link", "set", "eth1", "up")
+        call(*manager.node.enter, "mkdir", "-p", "/run/resource-agents")
+        manager.group(ADDRESS, "drbd", "samba")
+    dados, backup = ha.both
+    ha.shop.a.do("primary", "r0")
+    assert ha.shop.a.run("mount", HOME).code == 0
+    wanted = {"share": write_file(ha.shop.a, "share", 100_000)}
+    assert ha.shop.a.run("umount", HOME).code == 0
+    ha.shop.a.do("secondary", "r0")
+
+    def serves(manager: Manager) -> bool:
+        addresses = manager.node.run("ip", "-4", "address", "show", "eth1").out
+        return "192.168.0.212/24" in addresses and (manager.directory / "samba").exists()
+
+    for one, other in ((dados, backup), (backup, dados)):
+        one.take(ADDRESS)
+        assert serves(one) and not serves(other), one.said()
+        assert one.node.state() == "Primary Connected Established UpToDate/UpToDate"
+        assert checksums(one.node, ["share"]) == wanted
+        one.give(ADDRESS)
+        assert not serves(one) and one.node.state().startswith("Secondary"), one.said()
+    assert not any(manager.drastic.exists() for manager in ha.both)
+    same_data(ha.shop)
+
+
+def test_drbd_utils_own_script(ha: HeartbeatShop) -> None:
+    """`drbddisk::r0` needs nothing of ours but the path of drbdadm in /etc/default/drbd."""
+    key = "drbddisk::r0"
+    for manager in ha.both:
+        default = manager.directory / "default"
+        default.mkdir()
+        (default / "drbd").write_text(f"DRBDADM={manager.node.directory}/drbdadm\n")
+        call(*manager.node.enter, "mount", "--bind", str(default), "/etc/default")
+        shutil.copy("/etc/ha.d/resource.d/drbddisk", manager.directory / "ha.d" / "resource.d")
+        manager.group(key, FILE_SYSTEM)
+    dados, backup = ha.both
+    dados.take(key)
+    wanted = {"a": write_file(dados.node, "a", 50_000)}
+    assert not backup.owns(key)
+    dados.give(key)
+    backup.take(key)
+    assert checksums(backup.node, ["a"]) == wanted
+    backup.give(key)
     same_data(ha.shop)
