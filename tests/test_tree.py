@@ -22,7 +22,7 @@ def files() -> Iterator[Path]:
     """All files of the tree, those not yet committed included; caches, results and the virtual environment left out."""
     for folder, folders, names in os.walk(ROOT):
         folders[:] = [f for f in folders if f == ".ci" or not (f.startswith(".") or f in NOT_OURS or ".egg-" in f)]
-        yield from (Path(folder, name) for name in names if not name.endswith((".pyc", ".swp")))
+        yield from (Path(folder, name) for name in names if not name.endswith((".pyc", ".swp", ".git")))
 
 
 def text(path: Path) -> str | None:

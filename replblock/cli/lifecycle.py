@@ -20,8 +20,11 @@ END_POLL_S = 0.02
 # ---- the process
 
 
-def start(run: Run, target: Target) -> bool:
-    """Start the engine of the resource unless it runs; True if it was started now."""
+def start(run: Run, target: Target, resume: bool = False) -> bool:
+    """Start the engine of the resource unless it runs; True if it was started now.
+
+    `resume`: it takes back the device that an engine which died had attached.
+    """
     run.view(target.resource)
     if run.is_up(target.resource):
         return False
@@ -29,7 +32,7 @@ def start(run: Run, target: Target) -> bool:
     from replblock.engine.launch import start as launch
 
     try:
-        launch(target.resource, config, run.host, run.run_dir)
+        launch(target.resource, config, run.host, run.run_dir, resume=resume)
     except (OSError, RuntimeError) as error:
         text = str(error).removeprefix(f"{target.resource}: ")
         log = os.path.join(run.run_dir, f"{target.resource}.log")
@@ -102,9 +105,9 @@ def up(run: Run) -> int:
 def _up(run: Run, target: Target) -> int:
     started = start(run, target)
     code = 0
-    for step in missing_steps(run, target):
-        part = Target(target.resource, int(step[1].partition("/")[2]) if "/" in step[1] else None)
-        code = _step(run, part, step[0])
+    for verb, name in missing_steps(run, target):
+        part = Target(target.resource, int(name.partition("/")[2]) if "/" in name else None)
+        code = step(run, part, verb)
         if code:
             break
     if code and started:  # refused as a whole: leave nothing behind that would be in create-md's way
@@ -123,7 +126,8 @@ def _not_served(run: Run, target: Target) -> int:
     return CANNOT if missing else 0
 
 
-def _step(run: Run, target: Target, verb: str) -> int:
+def step(run: Run, target: Target, verb: str) -> int:
+    """One of `missing_steps`."""
     if verb == "net-options":
         return finish(run, target, ask(run, target, "adjust", {"config": run.need_file()}))
     return finish(run, target, ask(run, target, verb))

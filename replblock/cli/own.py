@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Verbs DRBD does not have: watch, metrics, restart."""
+"""Verbs DRBD does not have: watch, metrics."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from replblock.cli.control import status_of
-from replblock.cli.errors import CANNOT, Stop
+from replblock.cli.errors import Stop
 from replblock.cli.run import Run
 
 REFRESH_S = 1.0
@@ -67,12 +67,3 @@ def metrics(run: Run) -> int:
 
     print(render(_running(run)), end="")
     return 0
-
-
-def restart(run: Run) -> int:
-    """Not there yet: a new engine that takes over the device of the old one."""
-    raise Stop(
-        CANNOT,
-        f"{run.program}: 'restart' is not supported yet",
-        "with nothing mounted: replctl down RES && replctl up RES",
-    )

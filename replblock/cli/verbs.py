@@ -112,6 +112,12 @@ INSTALL = (
     Option("--remove", "take out what was put there"),
     Option("--force", "set aside, as NAME.before-replblock, what is in the way"),
 )
+CRASHED = (Option("--crashed", "only if it died: what is running well is left alone"),)
+RESTART_MORE = (
+    "With a kernel nbd device. Its users wait; they go on where they were unless the peer",
+    "was promoted or its data moved on meanwhile: then the device fails, and must be",
+    "unmounted. A peer that was connected is waited for half a minute.",
+)
 TERSE = Option("--drbd", "leave out what only replblock understands")
 
 VERBS: tuple[Verb, ...] = (
@@ -155,7 +161,8 @@ VERBS: tuple[Verb, ...] = (
     Verb("explain", "explain", RESOURCE, "which rule decides between two data sets, and what each side would lose",
          EXPLAIN, group=OWN, live=True, prints=True, more=EXPLAIN_MORE),
     Verb("metrics", "own", ANY, "counters in Prometheus' text format", group=OWN, prints=True),
-    Verb("restart", "own", RESOURCE, "start the engine anew under a mounted file system", group=OWN),
+    Verb("restart", "restart", RESOURCE, "start the engine anew under a mounted file system", CRASHED, group=OWN,
+         more=RESTART_MORE),
     Verb("sh-nbd", "shell", RESOURCE, "the NBD URI of the resource on this node", group=OWN, prints=True),
     Verb("demo", "demo", WORD, "two nodes on this machine: replicate, fail over, resynchronise", group=OWN),
     Verb("install-scripts", "install", NONE, "put resource script, drbdadm link, manual pages and units in place",

@@ -95,3 +95,8 @@ def detach(attached: Attached, force: bool = False, host: Host | None = None) ->
 def reattach(attached: Attached, host: Host | None = None) -> Attached:
     """After a restart of the engine, which must serve the same socket path again. Raises DeviceError."""
     return BACKENDS[attached.backend].reattach(attached, host or Host())
+
+
+def survives(attached: Attached, host: Host | None = None) -> bool:
+    """Can it be attached again under its users: is it a kernel nbd, and still connected or waiting for that?"""
+    return attached.backend == "nbd" and not names.nbd_is_free(attached.reservation.device_index, host or Host())

@@ -18,7 +18,7 @@ from replblock.engine.mapping import is_ours
 from replblock.engine.procfile import AlreadyUp
 from replblock.engine.service import Engine, Names
 
-PARAMETERS = ("resource", "config", "host", "run")
+PARAMETERS = ("resource", "config", "host", "run", "resume")
 DEFAULT_RUN = "/run/replblock"
 
 
@@ -105,7 +105,7 @@ def run(parameters: Mapping[str, str]) -> Engine:
         view = view_of(names)
         obey_cpu_mask(str(view.options["cpu-mask"] or ""), log)
         engine = Engine(names, view, log, make_core)
-        engine.start()
+        engine.start(resume=parameters.get("resume", ""))
         engine.own_signals()
         sys.tracebacklimit = 0  # nbdkit prints whatever a callback raises: an error a client caused is one line
         return engine

@@ -7,6 +7,7 @@ attached stands in `RUN/RES.device`, so that a later process can let go of it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable
@@ -39,6 +40,10 @@ class DeviceKeeper:
         self._log = log
         self.reservation: Reservation | None = None
         self.attached: Attached | None = None
+        self.left: Attached | None = None
+        """What the engine before this one had attached and this one may take back."""
+        self.seen_generation = 0
+        """The generation of the data that the users of the device see, as it stands in the file."""
 
     @property
     def uri(self) -> str:
@@ -56,10 +61,11 @@ class DeviceKeeper:
             self._drop_leftover()
             self.reservation = device.reserve_name(self._name, self._mode)
 
-    def attach(self) -> None:
+    def attach(self, generation: int = 0) -> None:
         """When this returns the name can be opened. Raises DeviceError."""
         if self.attached is not None:
             return
+        self.seen_generation = generation
         self.reserve()
         spec = AttachSpec(
             str(self._socket_path), self._export, self._name, str(self._run_dir), self._mode, self.reservation
@@ -69,7 +75,19 @@ class DeviceKeeper:
         except OSError as error:
             raise DeviceError(f"{self._name}: cannot be attached: {error}") from error
         self.reservation = self.attached.reservation
-        replace(self._file, self.attached.to_json())
+        self._write_down()
+
+    def note_generation(self, generation: int) -> None:
+        """The data that the users see got another name."""
+        if self.attached is not None and generation != self.seen_generation:
+            self.seen_generation = generation
+            with contextlib.suppress(OSError):  # with the old name in the file a restart is refused: that is safe
+                self._write_down()
+
+    def _write_down(self) -> None:
+        assert self.attached is not None
+        text = {"attached": json.loads(self.attached.to_json()), "generation": f"{self.seen_generation:016X}"}
+        replace(self._file, json.dumps(text))
 
     def in_use(self) -> list[str]:
         return device.in_use(self.attached) if self.attached is not None else []
@@ -98,6 +116,17 @@ class DeviceKeeper:
         self.attached = None
         self._file.unlink(missing_ok=True)
 
+    def refuse_restart(self, door: Door) -> None:
+        """Raises DeviceInUseError if somebody uses the device and would lose it with this process."""
+        attached = self.attached
+        if attached is None or device.survives(attached):
+            return
+        users = device.in_use(attached)
+        if door.clients and attached.backend == "none":
+            users.append(f"{door.clients} NBD client{'s' if door.clients > 1 else ''} connected")
+        if users:
+            raise DeviceInUseError(self._name, users)
+
     def release(self) -> None:
         """The name is gone. The device must have been detached."""
         if self.reservation is not None:
@@ -105,19 +134,65 @@ class DeviceKeeper:
             self.reservation = None
         self._file.unlink(missing_ok=True)
 
+    # ---- what an engine that died left behind
+
+    def _read_leftover(self) -> Attached | None:
+        """And the generation its users saw."""
+        try:
+            found = json.loads(self._file.read_text())
+            left = Attached.from_json(json.dumps(found["attached"]))
+            self.seen_generation = int(found["generation"], 16)
+            return left
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+
+    def keep_leftover(self, survivor: bool = False) -> bool:
+        """Leave it as it is until it is known whether it may be taken back; False if there is none.
+
+        `survivor`: only a device whose users have noticed nothing yet.
+        """
+        left = self._read_leftover()
+        self.left = left if left is not None and (device.survives(left) or not survivor) else None
+        if self.left is not None:
+            self.reservation = self.left.reservation
+        return self.left is not None
+
+    @property
+    def left_name(self) -> str:
+        return "" if self.left is None else self.left.name
+
+    def take_back(self) -> None:
+        """The device of the engine before, for its users as if nothing had happened. Raises DeviceError."""
+        left = self.left
+        assert left is not None
+        if device.survives(left):
+            self.attached = device.reattach(left)
+            self.left = None
+        else:
+            device.detach(left, force=True)
+            self.left = self.reservation = None
+            self.attach(self.seen_generation)
+
+    def fail_left(self, why: str) -> None:
+        """It must not be served any more: it fails for those who still use it. Raises DeviceError."""
+        left, self.left = self.left, None
+        if left is not None:
+            self._fail(left, why)
+
     def _drop_leftover(self) -> None:
-        """An engine that was killed left its device behind.
+        """An engine that was killed left its device behind, and this one was not told to take it back.
 
         It must not be served again just like that: the peer may have moved on meanwhile, and what waits in the device
         would be written over that. So it fails for those who still use it.
         """
-        try:
-            left = Attached.from_json(self._file.read_text())
-        except (OSError, ValueError, TypeError, KeyError, json.JSONDecodeError):
-            return
+        left = self._read_leftover()
+        if left is not None:
+            self._fail(left, "left by an engine that died; to keep it: replctl restart")
+
+    def _fail(self, left: Attached, why: str) -> None:
         users = device.in_use(left)
         if users:
-            text = f"{left.name} was left by an engine that died and gets I/O errors now: {'; '.join(users)}"
+            text = f"{left.name} gets I/O errors now ({why}): {'; '.join(users)}"
             self._log("error", "device-of-the-dead", text)
         device.detach(left, force=True)
         self._file.unlink(missing_ok=True)

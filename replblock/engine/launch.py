@@ -32,14 +32,16 @@ class LaunchError(RuntimeError):
 
 def start(
     resource: str, config: str | os.PathLike[str], host: str, run_dir: str | os.PathLike[str],
-    plugin: Path | None = None, threads: int = THREADS,
+    plugin: Path | None = None, threads: int = THREADS, resume: bool = False,
 ) -> int:  # fmt: skip
     """Start the engine of a resource; returns its process number once its control socket answers.
+
+    `resume`: it takes back the device of an engine that died, if the data allows.
 
     Raises LaunchError, or OSError if the run directory cannot be used.
     """
     run = Path(run_dir).absolute()
-    command = _command(resource, Path(config).absolute(), host, run, plugin, threads)
+    command = _command(resource, Path(config).absolute(), host, run, plugin, threads, "yes" if resume else "")
     log_path = run / f"{resource}.log"
     begun_at = log_path.stat().st_size if log_path.exists() else 0
     _children[:] = [child for child in _children if child.poll() is None]
@@ -61,14 +63,18 @@ def start(
 def become(
     resource: str, config: str | os.PathLike[str], host: str, run_dir: str | os.PathLike[str],
 ) -> None:  # fmt: skip
-    """Turn this process into the engine, for a supervisor that wants to watch it; only its errors return."""
-    command = _command(resource, Path(config).absolute(), host, Path(run_dir).absolute(), None, THREADS)
+    """Turn this process into the engine, for a supervisor that wants to watch it; only its errors return.
+
+    If the one before died, it takes back its device, where that is of a kind that survives.
+    """
+    command = _command(resource, Path(config).absolute(), host, Path(run_dir).absolute(), None, THREADS, "survivor")
     kept = {name: os.environ[name] for name in SUPERVISOR if name in os.environ}
     os.chdir("/")
     os.execve(command[0], command, {**_environment(), **kept})
 
 
-def _command(resource: str, config: Path, host: str, run: Path, plugin: Path | None, threads: int) -> list[str]:
+def _command(resource: str, config: Path, host: str, run: Path, plugin: Path | None, threads: int,
+             resume: str) -> list[str]:
     """nbdkit's command line; what a dead engine left in the run directory is out of its way."""
     run.mkdir(mode=0o755, parents=True, exist_ok=True)
     if is_up(run, resource):
@@ -87,6 +93,7 @@ def _command(resource: str, config: Path, host: str, run: Path, plugin: Path | N
         nbdkit, "--foreground", "--unix", str(socket_path), "--pidfile", str(run / f"{resource}.pid"),
         "--threads", str(threads), "python", str(plugin),
         f"resource={resource}", f"config={config}", f"host={host}", f"run={run}",
+        *([f"resume={resume}"] if resume else []),
     ]  # fmt: skip
 
 

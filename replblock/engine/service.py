@@ -28,6 +28,7 @@ from replblock.engine.notify import Notifier
 from replblock.engine.pool import Pool
 from replblock.engine.processor import Seats
 from replblock.engine.procfile import LifeLock, Publisher
+from replblock.engine.resumption import Resumption
 from replblock.status.words import cstates, dstates, roles
 
 PUBLISH_MS = 1000
@@ -94,6 +95,8 @@ class Engine:
         """The verb that moves device and role at this moment; others have to wait."""
         self.side = Pool("replblock-side", 1)
         """For what blocks and is not the disk: the device, opening the disk."""
+        self.resumption: Resumption | None = None
+        """While the device of the engine before this one waits to be taken back."""
         self._leave = leave
         self._lock: LifeLock | None = None
         self._publisher: Publisher | None = None
@@ -121,13 +124,19 @@ class Engine:
 
     # ---- begin and end
 
-    def start(self) -> None:
-        """Raises AlreadyUp, OSError."""
+    def start(self, resume: str = "") -> None:
+        """`resume`: take back what an engine that died had attached: "yes", or "survivor": only if it still is.
+
+        Raises AlreadyUp, OSError.
+        """
         threading.excepthook = self._thread_crashed
         self._lock = LifeLock(self.names.run_dir, self.names.resource)
         self._publisher = Publisher(self.names.run_dir, self.names.resource)
         try:
-            self.device.reserve()
+            if resume and self.device.keep_leftover(survivor=resume == "survivor"):
+                self.resumption = Resumption(self)
+            else:
+                self.device.reserve()
         except Exception as error:  # a node without the device still replicates; promotion will say it again
             self.log.write("warning", "no-device-yet", f"{error}")
         self.loop.start(self.core)
@@ -137,6 +146,8 @@ class Engine:
     def _open_for_business(self) -> None:
         self.loop.timer_call("publish", PUBLISH_MS, self._publish_timer)
         self._publish()
+        if self.resumption is not None:
+            self.resumption.begin()
         self.control.open()
         self.notifier.ready()
         if self.notifier.watchdog_ms:
@@ -174,8 +185,14 @@ class Engine:
         self.loop.poll.register(reader.fileno(), select.EPOLLIN)
 
     def stop_by_signal(self) -> None:
-        """As `replctl down`: refused, with the reason in the log, while the device is in use."""
+        """As `replctl down`: refused, with the reason in the log, while the device is in use, or waits to be."""
         from replblock.engine.verbs import stop
+
+        resumption = self.resumption
+        if resumption is not None and resumption.pending:
+            self.log.write("error", "stop-refused", f"asked to stop during a restart: {resumption.waits_for}")
+            self._ended.set()
+            return
 
         def ended(exit_code: int, lines: list[str]) -> None:
             if exit_code:
@@ -215,6 +232,12 @@ class Engine:
             self.post(self.stop_by_signal)
             self._ended.wait(END_S)
 
+    def leave_at_once(self) -> None:
+        """For a restart: the kernel keeps the device, its users wait for the engine that comes next."""
+        self.log.write("notice", "leaving-for-a-restart", "the device stays as it is; its users wait")
+        self.log.close()
+        self._leave(0)
+
     # ---- what goes on
 
     def _fatal(self, rule: str, text: str) -> None:
@@ -230,6 +253,8 @@ class Engine:
     def _state_changed(self, old: Any, new: Any) -> None:
         self.post(self._publish)
         self.door.disk = self.core.disk
+        if self.device.attached is not None and self.core.exposed_uuid & ~1 != self.device.seen_generation & ~1:
+            self.side.put(lambda: self.device.note_generation(self.core.exposed_uuid))
 
     def _publish_timer(self) -> None:
         self.loop.timer_call("publish", PUBLISH_MS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from replblock import __version__
@@ -127,7 +128,7 @@ def attach(engine: Engine, args: Args, client: Client) -> None:
 
 def primary(engine: Engine, args: Args, client: Client) -> None:
     """The name must be there, then the core decides, then the device is attached; if that fails all is taken back."""
-    if _wrong_volume(engine, args, client) or _busy(engine, "primary", client):
+    if _wrong_volume(engine, args, client) or _undecided(engine, client) or _busy(engine, "primary", client):
         return
     keeper = engine.device
 
@@ -145,7 +146,8 @@ def primary(engine: Engine, args: Args, client: Client) -> None:
         if found.exit_code:
             reply(found.exit_code, list(found.lines), dict(found.data))
         else:
-            _aside(engine, keeper.attach, lambda problem: attached(problem, found))
+            work = partial(keeper.attach, engine.core.exposed_uuid)
+            _aside(engine, work, lambda problem: attached(problem, found))
 
     def attached(problem: Exception | None, found: Any) -> None:
         if problem is None:
@@ -164,7 +166,7 @@ def primary(engine: Engine, args: Args, client: Client) -> None:
 
 def secondary(engine: Engine, args: Args, client: Client) -> None:
     """Refused while somebody holds the device; else it is detached, then the core demotes."""
-    if _wrong_volume(engine, args, client) or _busy(engine, "secondary", client):
+    if _wrong_volume(engine, args, client) or _undecided(engine, client) or _busy(engine, "secondary", client):
         return
 
     def ended(exit_code: int, lines: list[str]) -> None:
@@ -176,7 +178,11 @@ def secondary(engine: Engine, args: Args, client: Client) -> None:
 
 def stop(engine: Engine, ended: Ended) -> None:
     """As secondary, then the core's `down`. Everything is as it was if it is refused."""
-    if engine.busy:
+    resumption = engine.resumption
+    # who orders a stop now gives the device up
+    if resumption is not None and resumption.pending and resumption.give_up(lambda: stop(engine, ended)):
+        return
+    if engine.busy or _resuming(engine):
         ended(REFUSED, [_transient(engine)])
         return
     engine.busy = "stop"
@@ -190,7 +196,7 @@ def stop(engine: Engine, ended: Ended) -> None:
 
 
 def stop_verb(engine: Engine, args: Args, client: Client) -> None:
-    """Answers, then the process ends with exit code 0."""
+    """Answers, then the process ends with exit code 0. A device that still waits to be taken back is given up."""
 
     def ended(exit_code: int, lines: list[str]) -> None:
         client.reply(answer(exit_code, lines))
@@ -220,7 +226,8 @@ def _leave_device_then(engine: Engine, verb: str, args: Args, ended: Ended) -> N
     def decided(found: Any) -> None:
         door.reopen()
         if found.exit_code and had_device:
-            _aside(engine, keeper.attach, lambda problem: ended(found.exit_code, list(found.lines)))
+            work = partial(keeper.attach, engine.core.exposed_uuid)
+            _aside(engine, work, lambda problem: ended(found.exit_code, list(found.lines)))
         else:
             ended(found.exit_code, list(found.lines))
 
@@ -249,9 +256,56 @@ def _busy(engine: Engine, verb: str, client: Client) -> bool:
     return False
 
 
+def _resuming(engine: Engine) -> bool:
+    return engine.resumption is not None and engine.resumption.pending
+
+
+def _undecided(engine: Engine, client: Client) -> bool:
+    """The device of the engine before this one waits: its users decide about the role, and nobody else."""
+    if _resuming(engine):
+        client.reply(answer(REFUSED, [_transient(engine)]))
+    return _resuming(engine)
+
+
 def _transient(engine: Engine) -> str:
     text = "In transient state, retry after next state change"
-    return f"{engine.settings.minor}: State change failed: (-18) {text}: {engine.busy} is under way"
+    what = engine.busy
+    if not what and engine.resumption is not None:
+        what = f"restart ({engine.resumption.waits_for})"
+    return f"{engine.settings.minor}: State change failed: (-18) {text}: {what} is under way"
+
+
+# ---- a new engine under a device in use
+
+
+def leave(engine: Engine, args: Args, client: Client) -> None:
+    """End at once, with the device attached, so that the next engine can take it back. {"dry_run": true} only asks.
+
+    Refused if the device would not survive that and somebody uses it.
+    """
+    if _busy(engine, "restart", client):
+        return
+    keeper = engine.device
+
+    def answered(problem: Exception | None) -> None:
+        engine.busy = ""
+        if isinstance(problem, DeviceInUseError):
+            client.reply(answer(REFUSED, [f"{keeper.attached.name if keeper.attached else ''}: "
+                                          "this device would not survive a restart", *problem.reasons]))  # fmt: skip
+            return
+        client.reply(answer(data={"pid": os.getpid()}))
+        engine.loop.timer_call("leave", 1, engine.leave_at_once)
+
+    _aside(engine, lambda: keeper.refuse_restart(engine.door), answered)
+
+
+def resume(engine: Engine, args: Args, client: Client) -> None:
+    """Wait until it is decided whether the device is taken back; data: {"resumed": bool}."""
+    resumption = engine.resumption
+    if resumption is None:
+        client.reply(answer(data={"resumed": False}))
+    else:
+        resumption.tell(lambda exit_code, lines, data: client.reply(answer(exit_code, lines, data)))
 
 
 # ---- the configuration
@@ -303,6 +357,6 @@ CORE_VERBS = (
 VERBS: dict[str, Callable[[Engine, Args, Client], None]] = {
     "status": status, "ping": ping, "events": events, "nbd": nbd, "sh_nbd": nbd, "log_level": log_level,
     "attach": attach, "primary": primary, "secondary": secondary, "stop": stop_verb, "down": stop_verb,
-    "adjust": adjust,
+    "adjust": adjust, "leave": leave, "resume": resume,
     **{name: core_verb(name) for name in CORE_VERBS},
 }  # fmt: skip

@@ -40,8 +40,8 @@ class Node:
         self.disk = directory / f"{host}.disk"
         self.pid = 0
 
-    def start(self) -> None:
-        self.pid = launch.start("r0", self.config, self.host, self.run, plugin=self.plugin)
+    def start(self, resume: bool = False) -> None:
+        self.pid = launch.start("r0", self.config, self.host, self.run, plugin=self.plugin, resume=resume)
 
     def ask(self, verb: str, **args: Any) -> dict[str, Any]:
         return client.call(self.run, "r0", verb, args, 20.0)

@@ -22,9 +22,10 @@ def run(*command: object) -> str:
 
 
 @pytest.fixture
-def alpha(tmp_path: Path, port: Callable[[], int]) -> Iterator[Node]:
+def alpha(request: pytest.FixtureRequest, tmp_path: Path, port: Callable[[], int]) -> Iterator[Node]:
+    how = getattr(request, "param", "auto")
     minor = 600 + os.getpid() % 300
-    with nodes(tmp_path, port, attach="auto", device=f"/dev/drbd{minor}", size_bytes=64 << 20) as (alpha, _):
+    with nodes(tmp_path, port, attach=how, device=f"/dev/drbd{minor}", size_bytes=64 << 20) as (alpha, _):
         alpha.start()
         alpha.do("attach")
         yield alpha
@@ -68,5 +69,38 @@ def test_what_a_killed_engine_left_is_cleared_away(alpha: Node) -> None:
     alpha.do("primary")
     run("mkfs.ext3", "-q", alpha.device)
     alpha.do("stop")
+    assert alpha.exit_code() == 0
+    assert not os.path.exists(alpha.device)
+
+
+@pytest.mark.parametrize("alpha", ["fuse"], indirect=True)
+def test_a_device_that_would_not_survive_is_not_restarted_under_its_users(alpha: Node, tmp_path: Path) -> None:
+    """Through FUSE it would give I/O errors. Unused, the new engine is Primary again, with the device attached anew."""
+    mount = tmp_path / "mnt"
+    mount.mkdir()
+    alpha.do("primary", force=True)
+    run("mkfs.ext3", "-q", alpha.device)
+    run("mount", alpha.device, mount)
+    found = alpha.ask("leave")
+    assert found["exit_code"] == 11 and found["lines"][1] == f"mounted at {mount}"
+    run("umount", mount)
+    alpha.do("leave")
+    assert alpha.exit_code() == 0
+    alpha.start(resume=True)
+    assert alpha.ask("primary")["exit_code"] == 11  # its device decides, and nobody else
+    alpha.do("attach")
+    assert alpha.do("resume")["data"] == {"resumed": True}
+    assert alpha.status()["role"] == "Primary"
+    run("fsck.ext3", "-fn", alpha.device)
+
+
+def test_who_stops_an_engine_that_has_not_decided_gives_the_device_up(alpha: Node) -> None:
+    alpha.do("primary", force=True)
+    alpha.kill()
+    alpha.start(resume=True)
+    os.kill(alpha.pid, signal.SIGTERM)  # a signal is no order to fail anybody's device
+    wait_for(lambda: "stop-refused" in alpha.log())
+    alpha.do("stop")
+    assert "rule given-up" in alpha.log()
     assert alpha.exit_code() == 0
     assert not os.path.exists(alpha.device)

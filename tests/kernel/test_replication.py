@@ -7,13 +7,18 @@ import pytest
 
 from tests.kernel.pair import DEVICE, MOUNTED, Pair
 
+STOP = "/run/stop-the-writer"
+
 #: Writes files one after the other and says the name and checksum of each when fsync (of it and of its directory) has
-#: returned. What it said is a promise.
+#: returned. What it said is a promise. It ends at
+#: the count, or when the file STOP appears.
 WRITER = """
 import hashlib, os, sys
-place, count, most = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+place, count, most, stop = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 directory = os.open(place, os.O_RDONLY)
 for number in range(count):
+    if os.path.exists(stop):
+        break
     data = os.urandom(1 + int.from_bytes(os.urandom(3), "big") % most)
     with open(f"{place}/file{number}", "wb") as out:
         out.write(data)
@@ -41,7 +46,7 @@ def test_swap_of_roles(pair: Pair) -> None:
     first.sh(f"mkfs.ext3 -q {DEVICE}")
     first.mount()
     assert first.sh(f"grep {MOUNTED} /proc/mounts").startswith(DEVICE)
-    lines = first.begin_python(WRITER, MOUNTED, "20", "200000").wait().out.splitlines()
+    lines = first.begin_python(WRITER, MOUNTED, "20", "200000", STOP).wait().out.splitlines()
     assert len(lines) == 20
 
     said = first.refused("secondary", "r0", code=11)
@@ -77,7 +82,7 @@ def test_power_cut_of_the_primary(pair: Pair) -> None:
     pair.settle()
     first.do("primary", "r0")
     first.mount()
-    writer = first.begin_python(WRITER, MOUNTED, "100000", "100000")
+    writer = first.begin_python(WRITER, MOUNTED, "100000", "100000", STOP)
     writer.wait_for(lambda lines: len(lines) >= 30, "files are written")
     first.guest.kill()
     lines = writer.lines

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""restart: another engine under a device that stays in use. After a crash, or for a new version of replblock."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from replblock.cli.control import MEDIUM_S, ask, finish
+from replblock.cli.errors import CANNOT, TIMEOUT, Stop
+from replblock.cli.lifecycle import END_POLL_S, END_S, missing_steps, start, step
+from replblock.cli.run import Run, Target
+
+WAIT_S = MEDIUM_S
+
+
+def restart(run: Run) -> int:
+    """Refused (exit 11) where the device would not survive it, or if it may not be taken back afterwards."""
+    return run.each(lambda target: _restart(run, target))
+
+
+def _restart(run: Run, target: Target) -> int:
+    run.view(target.resource)       # a configuration that cannot be read is no reason to end what runs
+    with _one_at_a_time(run, target):
+        if run.is_up(target.resource):
+            if "--crashed" in run.options:
+                return 0
+            reply = ask(run, target, "leave")
+            if reply.exit_code:
+                return finish(run, target, reply)
+            _wait_for_end(run, target)
+        start(run, target, resume=True)
+        for verb, _ in missing_steps(run, target):
+            code = step(run, target, verb)
+            if code:
+                return code     # the device waits on: what is wrong can be mended, and restart be repeated
+        return finish(run, target, ask(run, target, "resume", timeout_s=WAIT_S))
+
+
+@contextmanager
+def _one_at_a_time(run: Run, target: Target) -> Iterator[None]:
+    """A supervisor and an operator may have the same idea."""
+    os.makedirs(run.run_dir, exist_ok=True)
+    path = os.path.join(run.run_dir, f"{target.resource}.restart")
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as problem:
+        raise Stop(CANNOT, f"{target}: {path}: {problem.strerror}", "run it as who started the engine") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _wait_for_end(run: Run, target: Target) -> None:
+    end = time.monotonic() + END_S
+    while run.is_up(target.resource):
+        if time.monotonic() > end:
+            raise Stop(TIMEOUT, f"{target}: the engine said it ends, but is still there after {END_S:g} s",
+                       f"look at: replctl status {target.resource}")
+        time.sleep(END_POLL_S)
