@@ -105,8 +105,8 @@ def run(parameters: Mapping[str, str]) -> Engine:
         view = view_of(names)
         obey_cpu_mask(str(view.options["cpu-mask"] or ""), log)
         engine = Engine(names, view, log, make_core)
+        engine.own_signals()  # first: once it answers it may be told to stop, and nbdkit's own way is no orderly one
         engine.start(resume=parameters.get("resume", ""))
-        engine.own_signals()
         sys.tracebacklimit = 0  # nbdkit prints whatever a callback raises: an error a client caused is one line
         return engine
     except (ConfigError, AlreadyUp, OSError) as error:

@@ -144,6 +144,9 @@ def _nbdkit() -> str:
     )
     versions = [line.partition("=")[2] for line in found.stdout.splitlines() if line.startswith("python_version=")]
     if found.returncode or not versions:
+        said = found.stderr.strip().splitlines()
+        if said and "No such file" not in said[-1]:
+            raise LaunchError(f"nbdkit cannot start its Python plugin: {said[-1]}; see: nbdkit python --dump-plugin")
         raise LaunchError("nbdkit has no Python plugin; run: apt-get install nbdkit-plugin-python")
     ours = f"{sys.version_info.major}.{sys.version_info.minor}"
     theirs = ".".join(versions[0].split(".")[:2])

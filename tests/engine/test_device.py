@@ -98,7 +98,7 @@ def test_who_stops_an_engine_that_has_not_decided_gives_the_device_up(alpha: Nod
     alpha.do("primary", force=True)
     alpha.kill()
     alpha.start(resume=True)
-    os.kill(alpha.pid, signal.SIGTERM)  # a signal is no order to fail anybody's device
+    os.kill(alpha.pid, signal.SIGTERM)  # no order to fail anybody's device; and at once: signals must be ours by then
     wait_for(lambda: "stop-refused" in alpha.log())
     alpha.do("stop")
     assert "rule given-up" in alpha.log()

@@ -134,6 +134,8 @@ def run(link: socket.socket) -> None:
         start_new_session=True, env={**os.environ, **request["env"]}, cwd="/",
     )  # fmt: skip
     assert child.stdout is not None and child.stderr is not None
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{child.pid}/oom_score_adj").write_text("0")
     ended = os.pidfd_open(child.pid)
     try:
         watch(link, child, ended, time.monotonic() + request["timeout"])
@@ -191,6 +193,7 @@ def main() -> None:
     said = parameters()
     furnish(said)
     if os.fork() == 0:
+        Path("/proc/self/oom_score_adj").write_text("-1000")    # a guest short of memory can still be asked
         serve(said["control"])
     while True:                 # process 1 buries everybody's orphans
         try:

@@ -23,7 +23,9 @@ PROC = "/run/replblock/proc"
 PATIENCE_S = 180.0
 
 #: Quick to look for a peer and to ask after it; slow to believe that it is dead, the machine may be busy.
-NET: dict[str, object] = {"protocol": "C", "connect-int": 1, "ping-int": 2, "timeout": 60, "ping-timeout": 100}
+NET: dict[str, object] = {
+    "protocol": "C", "connect-int": 1, "ping-int": 1, "timeout": 9, "ko-count": 30, "ping-timeout": 100,
+}
 DISK_OPTIONS: dict[str, object] = {"resync-rate": "2G", "c-plan-ahead": 0}
 
 
