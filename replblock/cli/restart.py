@@ -25,15 +25,20 @@ def restart(run: Run) -> int:
 def _restart(run: Run, target: Target) -> int:
     run.view(target.resource)       # a configuration that cannot be read is no reason to end what runs
     with _one_at_a_time(run, target):
+        supervised = False
         if run.is_up(target.resource):
             if "--crashed" in run.options:
                 return 0
             reply = ask(run, target, "leave")
             if reply.exit_code:
                 return finish(run, target, reply)
-            _wait_for_end(run, target)
-        start(run, target, resume=True)
-        for verb, _ in missing_steps(run, target):
+            supervised = bool(reply.data.get("supervised"))
+            _wait_until(run, target, False)
+        if supervised:
+            _wait_until(run, target, True)
+        else:
+            start(run, target, resume=True)
+        for verb, _ in [] if supervised else missing_steps(run, target):   # it sees to disk and connection, too
             code = step(run, target, verb)
             if code:
                 return code     # the device waits on: what is wrong can be mended, and restart be repeated
@@ -56,10 +61,12 @@ def _one_at_a_time(run: Run, target: Target) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _wait_for_end(run: Run, target: Target) -> None:
+def _wait_until(run: Run, target: Target, up: bool) -> None:
+    """Until the old engine is gone, or the next one, which a supervisor starts, is there."""
     end = time.monotonic() + END_S
-    while run.is_up(target.resource):
+    while run.is_up(target.resource) is not up:
         if time.monotonic() > end:
-            raise Stop(TIMEOUT, f"{target}: the engine said it ends, but is still there after {END_S:g} s",
-                       f"look at: replctl status {target.resource}")
+            text = ("its supervisor did not start the next engine" if up else
+                    "the engine said it ends, but is still there")
+            raise Stop(TIMEOUT, f"{target}: {text} within {END_S:g} s", f"look at: replctl status {target.resource}")
         time.sleep(END_POLL_S)

@@ -23,6 +23,11 @@ class Notifier:
         if self._address and for_us and found["WATCHDOG_USEC"].isdigit():
             self.watchdog_ms = int(found["WATCHDOG_USEC"]) // 2000
 
+    @property
+    def supervised(self) -> bool:
+        """Somebody will start the next engine if this one fails."""
+        return bool(self._address)
+
     def ready(self) -> None:
         self._say("READY=1")
 

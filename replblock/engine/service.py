@@ -233,10 +233,13 @@ class Engine:
             self._ended.wait(END_S)
 
     def leave_at_once(self) -> None:
-        """For a restart: the kernel keeps the device, its users wait for the engine that comes next."""
+        """For a restart: the kernel keeps the device, its users wait for the engine that comes next.
+
+        A supervisor must take it for a failure: it starts the next one then, and runs no stop commands before.
+        """
         self.log.write("notice", "leaving-for-a-restart", "the device stays as it is; its users wait")
         self.log.close()
-        self._leave(0)
+        self._leave(1 if self.notifier.supervised else 0)
 
     # ---- what goes on
 

@@ -293,7 +293,7 @@ def leave(engine: Engine, args: Args, client: Client) -> None:
             client.reply(answer(REFUSED, [f"{keeper.attached.name if keeper.attached else ''}: "
                                           "this device would not survive a restart", *problem.reasons]))  # fmt: skip
             return
-        client.reply(answer(data={"pid": os.getpid()}))
+        client.reply(answer(data={"supervised": engine.notifier.supervised}))
         engine.loop.timer_call("leave", 1, engine.leave_at_once)
 
     _aside(engine, lambda: keeper.refuse_restart(engine.door), answered)

@@ -6,14 +6,17 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from replblock.engine import client
 from tests.engine.conftest import wait_for
 from tests.engine.nodes import Node, nodes
 
+ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.root
 
 
@@ -104,3 +107,28 @@ def test_who_stops_an_engine_that_has_not_decided_gives_the_device_up(alpha: Nod
     assert "rule given-up" in alpha.log()
     assert alpha.exit_code() == 0
     assert not os.path.exists(alpha.device)
+
+
+def test_a_supervisor_starts_the_next_engine(tmp_path: Path, port: Callable[[], int]) -> None:
+    """`restart` leaves that to it. The engine goes with a failure: systemd runs no `down` then, and starts another."""
+    with nodes(tmp_path, port) as (alpha, _):
+        ours = {"REPLBLOCK_RUN": str(alpha.run), "REPLBLOCK_HOST": alpha.host, "NOTIFY_SOCKET": "@replblock-nobody"}
+        replctl = [sys.executable, "-m", "replblock.cli.main", "-c", str(alpha.config)]
+
+        def begin(*words: str) -> subprocess.Popen[bytes]:
+            return subprocess.Popen([*replctl, *words], env={**os.environ, **ours}, cwd=ROOT)
+
+        engine = begin("new-resource", "--supervised", "r0")
+        try:
+            wait_for(lambda: client.is_up(alpha.run, "r0"))
+            restart = begin("restart", "r0")
+            assert engine.wait(20) == 1
+            engine = begin("new-resource", "--supervised", "r0")
+            wait_for(lambda: client.is_up(alpha.run, "r0"))
+            assert begin("up", "r0").wait(30) == 0      # ExecStartPost
+            assert restart.wait(30) == 0
+            assert alpha.do("ping")["data"]["pid"] == engine.pid
+            assert alpha.status()["devices"][0]["disk-state"] != "Diskless"
+        finally:
+            engine.kill()
+            engine.wait()
