@@ -169,6 +169,11 @@ def test_a_packages_life(machine: Machine) -> None:
     assert machine.do("replctl", "role", "r0") == "Primary/Unknown\n", "the new replctl and the old engine"
     assert machine.do("/etc/ha.d/resource.d/replblock", "r0", "stop") is not None
 
+    linked = machine.do("replctl", "install-scripts")
+    assert "files put in place" in linked
+    assert machine.do("readlink", "/usr/local/sbin/drbdadm") == "/usr/sbin/replctl\n"
+    assert "-> replctl" not in machine.do("ls", "-l", "/sbin/drbdadm"), "drbd-utils' own is left alone"
+
     machine.do("replctl", "primary", "r0")
     uri = machine.do("replctl", "sh-nbd", "r0").strip()
     hold = "import nbd, sys; h = nbd.NBD(); h.connect_uri(sys.argv[1]); print('open', flush=True); input()"
@@ -186,6 +191,7 @@ def test_a_packages_life(machine: Machine) -> None:
     machine.do("dpkg", "-r", "replblock")
     assert machine.run("test", "-e", "/run/replblock/r0.ctl").returncode == 1
     assert machine.run("which", "replctl").returncode == 1
+    assert machine.run("test", "-L", "/usr/local/sbin/drbdadm").returncode == 1, "the links go with what they lead to"
     assert "PEER_WAIT=3" in machine.do("cat", "/etc/default/replblock"), "removal keeps the administrator's settings"
     machine.do("dpkg", "--purge", "replblock")
     left = machine.written() - before - {"etc/drbd.conf"}
