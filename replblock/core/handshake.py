@@ -292,9 +292,10 @@ class Handshake:
             r.sync.on_peer_uuids_changed()
 
     def expose_peers_data(self) -> None:
-        """Without a disk, the data our users see is the peer's."""
+        """Without a disk, the data our users see is the peer's, once its disk is in use."""
         r = self._r
-        if self.peer_uuids is not None and r.state.disk < Disk.NEGOTIATING and r.state.conn >= Conn.CONNECTED:
+        in_use = r.state.conn >= Conn.CONNECTED and r.state.pdsk >= Disk.INCONSISTENT
+        if self.peer_uuids is not None and r.state.disk < Disk.NEGOTIATING and in_use:
             r.exposed_uuid = self.peer_uuids.current
 
     def finished(self) -> None:

@@ -98,7 +98,8 @@ class Resync:
             return
         r.remembered.report(report, reaction.peer_disk)
         fresh = own.conn < Conn.CONNECTED
-        if fresh and self._would_lose_exposed_data(own):
+        new_disk_there = report.disk >= Disk.NEGOTIATING > own.pdsk
+        if (fresh or new_disk_there) and self._would_lose_exposed_data(own):
             return
         conn: Conn | None = None
         if reaction.handshake:
@@ -128,6 +129,7 @@ class Resync:
             r.send_state()
         elif outcome.announce or own.pdsk <= Disk.FAILED < report.disk:
             # a forced peer, or one that just attached a disk, needs ours to come to its own decision
+            r.handshake.expose_peers_data()
             r.handshake.send_uuids()
             r.send_state()
         elif own.disk == Disk.NEGOTIATING and r.state.disk != Disk.NEGOTIATING:
@@ -148,7 +150,8 @@ class Resync:
     def _would_lose_exposed_data(self, own: State) -> bool:
         r = self._r
         theirs = r.handshake.peer_uuids
-        if theirs is not None and lost_data_refusal(own, r.exposed_uuid, theirs.current):
+        alone = own._replace(conn=Conn.WF_REPORT_PARAMS)  # a disk the peer attaches now is as new as a new peer
+        if theirs is not None and lost_data_refusal(alone, r.exposed_uuid, theirs.current):
             text = "this diskless Primary worked on data of another generation than the peer offers: not connecting"
             text += f"; attach the disk with the newer data first: replctl attach {r.settings.resource}"
             r.links.drop(Conn.DISCONNECTING, "exposed-data-lost", text, "error")
