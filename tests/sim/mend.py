@@ -43,6 +43,7 @@ class Mender:
         """Network and machines work as they should."""
         sim = self.sim
         sim.network.cut = set()
+        sim.network.delay_ms = self.player.history.setup.get("delay_ms", 2)
         sim.network.kick()
         for node in sim.nodes:
             node.fuse = None
@@ -94,7 +95,9 @@ class Mender:
                 return
         worth = lambda n: (n.state.disk, n.state.role == Role.PRIMARY)  # noqa: E731
         victim = a if worth(a) < worth(b) else b
-        if victim.state.disk == Disk.OUTDATED and number % 2:
+        if number % 2:  # towards a peer that does not know our safety rules only one order of the two is obeyed
+            victim = victim.peer
+        if victim.state.disk == Disk.OUTDATED and number % 4 > 1:
             self.player.command(victim, "invalidate", {})
             self.sim.run(100)
             self.player.command(victim, "connect", {})
@@ -114,7 +117,7 @@ class Mender:
         """States that only an order or a restart ends."""
         player = self.player
         a, b = self.sim.nodes
-        if number in (10, 20, 30):
+        if number in (10, 20, 30) and not all(n.on and n.resource.sync.running for n in (a, b)):
             for node in (a, b):
                 node.die(False)
                 player.do_up(node, None)

@@ -77,6 +77,12 @@ FOUND = (
           {"blocks": 40, "on_no_data_accessible": "suspend-io", "slow_ms": 2},
           (("fail", "b", "read"), ("primary", "b"), ("detach", "a"), ("read", "a", (200, 1, False)),
            ("write", "a", (200, 1, False)), ("up", "a", None, 8))),
+    Found("older-disk-under-a-diskless-primary",
+          "a diskless Primary took the older disk that its peer attached, wrote there, and its own newer disk "
+          "overwrote it later",
+          {"blocks": 40, "on_no_data_accessible": "suspend-io", "slow_ms": 2, "start": "secondary"},
+          (("fail", "b", "read"), ("primary", "b", None, 15), ("detach", "a", None, 8), ("read", "a", (200, 1, False)),
+           ("write", "a", (200, 1, False), 40), ("up", "a", None, 8))),
 )  # fmt: skip
 
 
