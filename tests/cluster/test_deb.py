@@ -107,7 +107,8 @@ class Machine:
         assert self.holder.stdout is not None
         assert self.holder.stdout.readline() == "ready\n", "no overlay over /"
         child = Path(f"/proc/{self.holder.pid}/task/{self.holder.pid}/children").read_text().split()[0]
-        self.enter = ["nsenter", "--mount", "--net", "--pid", "--target", child, "chroot", str(self.root)]
+        self.enter = ["nsenter", "--mount", "--net", "--pid", "--root", "--wd", "--target", child, "chroot",
+                      str(self.root)]  # fmt: skip
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "REPLBLOCK_HOST": "here", "LC_ALL": "C.UTF-8",
