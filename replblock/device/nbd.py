@@ -28,6 +28,8 @@ BUSY_PATIENCE_S = 3.0           # udev opens a device that changes, and an opene
 GONE_PATIENCE_S = 10.0
 RETRY_STEP_S = 0.05             # the kernel needs a moment to see that an old socket is dead
 REATTACH_PATIENCE_S = 10.0
+MEMORY_SHARE = 512              # a request is at most this part of the memory; sixteen of them 3 %
+MIN_SECTORS_KIB = 64
 CAPABLE_MODES = "set: attach fuse, or attach none"
 
 
@@ -99,7 +101,20 @@ def tune(reservation: Reservation, host: Host) -> None:
     """The queue's knobs, which each CONNECT and some RECONFIGUREs reset."""
     queue = f"{host.sys}/block/{reservation.kernel_name}/queue"
     sysfs.write(f"{queue}/io_timeout", IO_TIMEOUT_MS)
-    sysfs.write(f"{queue}/max_sectors_kb", MAX_SECTORS_KIB)
+    sysfs.write(f"{queue}/max_sectors_kb", request_kib(host))
+
+
+def request_kib(host: Host) -> int:
+    """How large a request may be: the engine has one in each of its worker threads, and what holds them is locked.
+
+    With requests of 1 MiB a machine of 128 MiB runs out of memory and stands still under a writer: the engine needs
+    memory to write back what holds the memory. With those of 128 KiB it writes without end (tests/kernel).
+    """
+    said = next((line for line in sysfs.read(f"{host.proc}/meminfo").splitlines() if line.startswith("MemTotal:")), "")
+    words = said.split()
+    share = int(words[1]) // MEMORY_SHARE if len(words) > 1 and words[1].isdigit() else MAX_SECTORS_KIB
+    power = 1 << max(share, 1).bit_length() - 1
+    return max(MIN_SECTORS_KIB, min(MAX_SECTORS_KIB, power))
 
 
 def detach(attached: Attached, force: bool, host: Host) -> None:

@@ -121,6 +121,15 @@ def test_attach_asks_for_a_device_that_waits(kernel: Kernel, server: Server) -> 
     assert server.image.read_bytes()[:4096] == b"z" * 4096
 
 
+@pytest.mark.parametrize(("memory_kib", "request_kib"), [
+    (119_580, 128), (242_000, 256), (500_000, 512), (1_000_000, 1024), (64 << 20, 1024), (20_000, 64),
+])  # fmt: skip
+def test_requests_are_small_where_memory_is(kernel: Kernel, memory_kib: int, request_kib: int) -> None:
+    host = kernel.machine.host
+    (kernel.machine.root / "proc" / "meminfo").write_text(f"MemTotal:   {memory_kib} kB\nMemFree:  1 kB\n")
+    assert nbd.request_kib(host) == request_kib
+
+
 def test_detach(kernel: Kernel, server: Server) -> None:
     attached = attach(kernel, server)
     backends.detach(attached, host=kernel.machine.host)
