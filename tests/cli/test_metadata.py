@@ -190,10 +190,17 @@ def test_a_block_device_in_use_is_refused(node: Node, tmp_path: Path) -> None:
     loop = made.stdout.strip()
     node.config.write_text(node.config.read_text().replace(f"disk {disk};", f"disk {loop};"))
     try:
-        mounted = subprocess.run(["mount", loop, "/mnt"], capture_output=True).returncode == 0
-        if mounted:
+        # in a mount namespace of its own: one that another test makes meanwhile would inherit the mount, and keep it
+        script = f"mount {loop} /mnt && echo mounted && read line && umount /mnt"
+        holder = subprocess.Popen(
+            ["unshare", "--mount", "sh", "-c", script],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
+        assert holder.stdout is not None
+        if holder.stdout.readline() == "mounted\n":
             refused = node.run("create-md", "--force", "r0")
-            subprocess.run(["umount", "/mnt"], check=True)
+            holder.communicate("go on\n")
+            assert holder.returncode == 0
             assert refused.code == 20
             assert refused.errors[0] == f"open({loop}) failed: Device or resource busy"
             assert "mounted or claimed" in refused.errors[1]
