@@ -69,7 +69,7 @@ class Completion(Resend):
             return
         request._net = NET_FAILED
         request._waits &= ~NET
-        if self._alone_ok:
+        if self._alone_ok and not request._elsewhere:
             if not request._waits:
                 self._complete(request)
             return
@@ -200,7 +200,9 @@ class Completion(Resend):
             elif suspended:
                 self._later(request)
             elif self._alone_ok:
-                if not request._waits:
+                if request._elsewhere:
+                    self._later(request)  # the disk that became UpToDate just now does not have it
+                elif not request._waits:
                     self._complete(request)
             elif request._waits:
                 request._net = NET_LOST  # on inconsistent data alone it counts for nothing

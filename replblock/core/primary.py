@@ -215,6 +215,7 @@ class PrimaryPath(Reads, Flushing):
             if not request._waits:
                 self._complete(request)
         elif self._has_disk:
+            request._elsewhere = False
             if self._mark_too:
                 self._mark(request)
             request._waits = waits | LOCAL
@@ -223,6 +224,7 @@ class PrimaryPath(Reads, Flushing):
                 request._epoch = (self.busy.add(start, end, "write"), request._epoch)
         else:
             request._waits = waits | request._waits & LOCAL
+            request._elsewhere = True
             if self._r.meta is not None:
                 self._mark(request)  # a disk that is being attached does not get this write
 

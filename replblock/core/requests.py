@@ -29,8 +29,8 @@ class Request:
     """
 
     __slots__ = (
-        "_epoch", "_firm", "_ident", "_kept", "_net", "_order", "_parent", "_sent_ms", "_waits", "data", "done",
-        "errno", "fua", "length_bytes", "may_punch", "offset_bytes", "op",
+        "_elsewhere", "_epoch", "_firm", "_ident", "_kept", "_net", "_order", "_parent", "_sent_ms", "_waits", "data",
+        "done", "errno", "fua", "length_bytes", "may_punch", "offset_bytes", "op",
     )  # fmt: skip
 
     def __init__(
@@ -60,4 +60,5 @@ class Request:
         self._sent_ms = 0
         self._order = 0
         self._firm = False
+        self._elsewhere = False     # begun while there was no disk here: only the peer got it
         self._kept: Buffer | None = None

@@ -57,6 +57,8 @@ class Resend(PathState):
 
     def _keep(self, request: Request) -> None:
         """It is answered while the peer's copy is the only good one, and not yet on the peer's disk for good."""
+        if request._elsewhere:
+            self._r.attachment.lost_unflushed = True  # a new generation may not have come yet
         if request.op == Op.WRITE and request._kept is None:
             request._kept = bytes(request.data)
             self._kept_bytes += request.length_bytes
@@ -97,7 +99,8 @@ class Resend(PathState):
         """It was sent and is not answered: it is sent again, before anything new, or completed here alone."""
         if request is self._starting:
             self._starting = None
-        insort(self._again, Again(request._order, request, self._r.meta), key=_BY_ORDER)
+        here = None if request._elsewhere else self._r.meta
+        insort(self._again, Again(request._order, request, here), key=_BY_ORDER)
         request._waits = request._waits & LOCAL | AGAIN
         epoch, request._epoch = request._epoch, None
         if type(epoch) is tuple:

@@ -77,6 +77,11 @@ FOUND = (
           {"blocks": 40, "on_no_data_accessible": "suspend-io", "slow_ms": 2},
           (("fail", "b", "read"), ("primary", "b"), ("detach", "a"), ("read", "a", (200, 1, False)),
            ("write", "a", (200, 1, False)), ("up", "a", None, 8))),
+    Found("disk-back-under-a-write",
+          "a write was sent while its Primary had no disk; the disk was attached, the link broke, the disk became "
+          "UpToDate, and the write was acknowledged though that disk did not have it",
+          {"blocks": 16},
+          (("forget", "a"), ("detach", "a"), ("write", "b", (0, 40, False)))),
     Found("older-disk-under-a-diskless-primary",
           "a diskless Primary took the older disk that its peer attached, wrote there, and its own newer disk "
           "overwrote it later",
