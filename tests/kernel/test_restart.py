@@ -12,7 +12,7 @@ from tests.kernel.guest import Command
 from tests.kernel.pair import DEVICE, MOUNTED, PATIENCE_S, Machine, Pair
 from tests.kernel.test_replication import STOP, WRITER, check_files, io_errors
 
-SUPERVISE = ROOT / "replblock" / "cluster" / "supervise"
+SUPERVISE = ROOT / "replblock" / "cluster" / "lib" / "supervise"
 
 
 def busy_primary(pair: Pair) -> Machine:
