@@ -47,7 +47,9 @@ class Mender:
         sim.network.kick()
         for node in sim.nodes:
             node.fuse = None
-            node.busy_until = min(node.busy_until, sim.now + 100)
+            if node.busy_until > sim.now + 100:
+                node.busy_until = sim.now + 100
+                sim.at(node.busy_until, node.resume, node.life)
             self.player.do_repair(node, None)
 
     def mend(self, solve: bool, most_rounds: int, must: bool = True) -> None:

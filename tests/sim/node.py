@@ -98,6 +98,8 @@ class Node:
         self.timers: dict[str, int] = {}
         self.dialing: set[int] = set()
         self.unread: set[int] = set()
+        self.waiting: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
+        """What happened while the process was stopped."""
         self.listening = False
         self.port = None
 
@@ -156,9 +158,31 @@ class Node:
     def _wake(self, life: int, fn: Callable[..., None], args: tuple[Any, ...]) -> None:
         if self.life != life or not self.on:
             return
-        if self.busy_until > self.sim.now:
-            self.sim.at(self.busy_until, self._wake, life, fn, args)
+        if self.waiting or self.busy_until > self.sim.now:
+            if not self.waiting:
+                self.sim.at(self.busy_until, self.resume, life)
+            self.waiting.append((fn, args))
             return
+        self._handle(fn, args)
+
+    def resume(self, life: int) -> None:
+        """What came meanwhile, in the order in which it came; an operator may have ended the stop early."""
+        if self.life != life or not self.on:
+            return
+        if self.busy_until > self.sim.now:
+            self.sim.at(self.busy_until, self.resume, life)
+            return
+        waiting, self.waiting = self.waiting, []
+        for number, (fn, args) in enumerate(waiting):
+            self._handle(fn, args)
+            if self.life != life or not self.on:
+                return
+            if self.busy_until > self.sim.now:
+                self.waiting = waiting[number + 1 :] + self.waiting
+                self.sim.at(self.busy_until, self.resume, life)
+                return
+
+    def _handle(self, fn: Callable[..., None], args: tuple[Any, ...]) -> None:
         try:
             fn(*args)
             self._finish()
