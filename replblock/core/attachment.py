@@ -92,6 +92,9 @@ class Attachment:
                     self._drop()
                 done(f"(118) IO error(s) occurred during initial access to meta-data: {os.strerror(errno)}")
                 return
+            if r.meta is not meta or r.state.disk != Disk.ATTACHING:
+                done("the disk was detached before it was in use")
+                return
             if meta.al_replayed_extents:
                 text = (
                     f"this node crashed as Primary: {meta.al_replayed_extents} extents of 4 MiB from the activity log "
@@ -215,6 +218,7 @@ class Attachment:
         if r.state.conn >= Conn.CONNECTED:
             r.send_state()
         r.primary.disk_changed()
+        r.primary.disk_lost()
         if disk is not None:
             r.when_disk_idle(disk.close)
         for start in waiting:

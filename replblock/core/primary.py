@@ -325,6 +325,7 @@ class PrimaryPath(Reads, Flushing):
             if self._r.meta is not None:
                 self._mark(request)
             self._r.disk_failed(error, f"writing {request.length_bytes} bytes at {request.offset_bytes}")
+        if error or not self._has_disk:  # this disk took it, but failed or was detached meanwhile: it does not count
             self._only_there(request)
         request._waits &= ~LOCAL
         if not request._waits:
@@ -332,6 +333,22 @@ class PrimaryPath(Reads, Flushing):
                 self._no_data(request)
             else:
                 self._complete(request)
+
+    def disk_lost(self) -> None:
+        """What this disk took does not count any more: for writes that are not answered the peer's copy decides."""
+        for request in [*self._unacked.values(), *self._unsent]:
+            if not request._waits & (LOCAL | BARRIER):
+                self._only_there(request)
+        held, self._held = self._held, []
+        for request in held:
+            if request.op in (Op.READ, Op.FLUSH) or request.errno or request._waits:
+                self._held.append(request)
+                continue
+            self._only_there(request)
+            if request._net == NET_LOST:
+                self._no_data(request)
+            elif not request._waits:
+                self._held.append(request)
 
     def _only_there(self, request: Request) -> None:
         """This disk did not take it: the peer's copy decides, if it is on its disk and not only received."""

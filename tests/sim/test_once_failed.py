@@ -88,6 +88,25 @@ FOUND = (
           {"blocks": 40, "on_no_data_accessible": "suspend-io", "slow_ms": 2, "start": "secondary"},
           (("fail", "b", "read"), ("primary", "b", None, 15), ("detach", "a", None, 8), ("read", "a", (200, 1, False)),
            ("write", "a", (200, 1, False), 40), ("up", "a", None, 8))),
+    Found("fua-write-on-a-disk-that-just-failed",
+          "protocol A: a FUA write that a disk finished after it had failed a flush was acknowledged because TCP had "
+          "taken it",
+          {"blocks": 16, "protocol": "A", "slow_ms": 2},
+          (("fail", "a", "flush"), ("write", "b", (56, 16, True), 1), ("flush", "a", None, 15))),
+    Found("local-write-before-the-disk-failed",
+          "protocol A: a write that was done here waited for TCP when this disk failed a flush, and was acknowledged "
+          "though the peer did not have it",
+          {"blocks": 16, "protocol": "A", "slow_ms": 2},
+          (("fail", "a", "flush"), ("write", "b", (56, 16, True), 1, 1322706565), ("up", "a", None, 1),
+           ("flush", "a", None, 15, 926113835))),
+    Found("down-while-attaching",
+          "down (or detach) during an attach: the attach then went on, a resync began, and what was said to be down "
+          "was UpToDate in the metadata with half of the peer's data",
+          {"blocks": 16, "delay_ms": 15, "ping_int_ms": 700, "slow_ms": 30},
+          (("fuse", "a", (1, True), 12000), ("primary", "b"), ("wait", "a"), ("write", "b", (112, 8, False), 40),
+           ("heal", "b", None, 15), ("up", "a", None, 2, 1921022391), ("write", "b", (112, 8, True), 2),
+           ("down", "a", None, 1), ("flush", "b", None, 1), ("connect", "b", None, 15, 2491201152),
+           ("resume", "a", None, 40), ("wait", "b", None, 700, 2381990612))),
 )  # fmt: skip
 
 
