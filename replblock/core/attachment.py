@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from replblock.core.activity import ActivityLog
 from replblock.core.host import Disk as DiskPort
@@ -189,6 +189,7 @@ class Attachment:
             elif errno:
                 text = f"{r.settings.disk_path}: {os.strerror(errno)} while flushing before detach: detached as it is"
                 r.why("error", "flush-failed-at-detach", text)
+                self._not_the_source_again()
                 self._drop()
                 done()
             else:
@@ -225,8 +226,26 @@ class Attachment:
             start()
         r.primary.go()
 
-    def failed(self, errno: int, what: str) -> None:
-        """A local I/O error: pass_on, call-local-io-error or detach (DRBD 8.4, on-io-error)."""
+    def _not_the_source_again(self) -> None:
+        """A flush failed, and the peer has everything: what is on this disk is no version of the data any more.
+
+        By the generations alone a source that missed the end of its resync would be the source again. A Primary's
+        peer moves on to a new generation instead: it may lack what was completed under protocol A.
+        """
+        r = self._r
+        meta, state = r.meta, r.state
+        if meta is None or state.role == Role.PRIMARY or state.conn < Conn.CONNECTED or state.pdsk != Disk.UP_TO_DATE:
+            return
+        meta.put_flags(0, Flag.CONSISTENT | Flag.WAS_UP_TO_DATE)
+        meta.save()
+        text = "what was written here last may be missing: the disk is Inconsistent when it comes back"
+        r.why("warning", "unflushed-disk-is-inconsistent", text)
+
+    def failed(self, errno: int, what: str, *, target_finished: bool = False) -> None:
+        """A local I/O error: pass_on, call-local-io-error or detach (DRBD 8.4, on-io-error).
+
+        `target_finished`: this was the source, and the target has said that it has everything for good.
+        """
         r = self._r
         if r.meta is None or r.state.disk <= Disk.FAILED:
             return
@@ -246,11 +265,14 @@ class Attachment:
             r.host.run_handler(meaning.handler, {}, lambda code: None)
         if meaning.disk is None:
             return
-        r.change(meaning.name, forced=True, disk=meaning.disk)
+        known: dict[str, Any] = {"conn": Conn.CONNECTED, "pdsk": Disk.UP_TO_DATE} if target_finished else {}
+        r.change(meaning.name, forced=True, disk=meaning.disk, **known)
         if r.state.conn >= Conn.CONNECTED:
             r.send_state()
         if meaning.disk != Disk.FAILED:
             return
+        if what.startswith("flushing"):
+            self._not_the_source_again()
         self.lost_unflushed = r.state.role == Role.PRIMARY
         self._drop()
         if r.secondary.unflushed:

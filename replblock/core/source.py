@@ -117,7 +117,8 @@ class ResyncSource:
         def flushed(error: int) -> None:
             self._finishing = False
             if error:
-                r.disk_failed(error, "flushing at the end of the resync")
+                there = r.links.link is link and r.meta is meta and not meta.bitmap.count
+                r.attachment.failed(error, "flushing at the end of the resync", target_finished=there)
                 return
             if r.links.link is link and r.meta is meta and not meta.bitmap.count:
                 r.sync.finished_as_source()

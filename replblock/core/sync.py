@@ -102,8 +102,13 @@ class Resync:
         if (fresh or new_disk_there) and self._would_lose_exposed_data(own):
             return
         conn: Conn | None = None
+        told = False
         if reaction.handshake:
             self._consider = False
+            if own.pdsk <= Disk.FAILED < report.disk and not fresh:
+                # before deciding: the decision may repair our generations, and the peer must come to its mirror image
+                r.handshake.send_uuids()
+                told = True
             decision = self._decide(report, reaction)
             own, conn = r.state, decision.conn  # a loser may just have given up its role
             if conn == Conn.DISCONNECTING and own.disk != Disk.NEGOTIATING and report.disk != Disk.NEGOTIATING:
@@ -130,7 +135,8 @@ class Resync:
         elif outcome.announce or own.pdsk <= Disk.FAILED < report.disk:
             # a forced peer, or one that just attached a disk, needs ours to come to its own decision
             r.handshake.expose_peers_data()
-            r.handshake.send_uuids()
+            if not told:
+                r.handshake.send_uuids()
             r.send_state()
         elif own.disk == Disk.NEGOTIATING and r.state.disk != Disk.NEGOTIATING:
             r.send_state()

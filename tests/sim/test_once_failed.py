@@ -107,6 +107,20 @@ FOUND = (
            ("heal", "b", None, 15), ("up", "a", None, 2, 1921022391), ("write", "b", (112, 8, True), 2),
            ("down", "a", None, 1), ("flush", "b", None, 1), ("connect", "b", None, 15, 2491201152),
            ("resume", "a", None, 40), ("wait", "b", None, 700, 2381990612))),
+    Found("source-that-could-not-flush",
+          "a source whose last flush of a resync failed was attached again and overwrote the target, which had all",
+          {"blocks": 16, "slow_ms": 30},
+          (("disconnect", "a", None, 5, 782503721), ("write", "b", (0, 40, False), 40, 2432266996),
+           ("fail", "a", "write"), ("write", "a", (0, 16, False)), ("down", "a"), ("up", "a"),
+           ("wait", "a", None, 12000))),
+    Found("repaired-before-it-was-told",
+          "a disk attached to a source that had missed the end of a resync: that one repaired its generations, told "
+          "them only then, and both would be the source; the next connection overwrote the newer data",
+          {"blocks": 16, "on_no_data_accessible": "suspend-io", "slow_ms": 2},
+          (("fail", "a", "read"), ("forget", "b"), ("force", "b"), ("read", "a", (16, 40, True)), ("mend", "b"),
+           ("invalidate", "b", None, 8), ("write", "b", (120, 8, False)), ("discard", "a", None, 8, 2688366845),
+           ("discard", "b"), ("write", "b", (16, 40, False)), ("cut_one_way", "b"), ("fail", "b", "read"),
+           ("read", "a", (16, 2, False), 3), ("power", "a"), ("write", "a", (120, 1, False)), ("secondary", "b"))),
 )  # fmt: skip
 
 
