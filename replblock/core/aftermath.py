@@ -42,10 +42,12 @@ class Aftermath:
         if Flag(before.flags) & ~Flag(flags) & Flag.PRIMARY_IND:
             meta.save_bitmap()  # the activity log does not count any more: what it covered stands in the bitmap first
         meta.put_flags(flags, 0xFFFFFFFF)
-        rule = mints_new_uuid(old, new, meta.uuids.bitmap, forced=promotion_forced)
+        unsure = self._r.sync.target.end_unconfirmed
+        rule = mints_new_uuid(old, new, meta.uuids.bitmap, forced=promotion_forced, end_unconfirmed=unsure)
         if rule in POSTPONED:
             self._r.mint_postponed = True
         elif rule is not None:
+            self._r.sync.target.end_unconfirmed = False
             self.force_new_generation(rule)
         elif self._r.mint_postponed and (settling := settle_pending(old, new)) is not None:
             self._r.mint_postponed = False

@@ -29,6 +29,7 @@ from replblock.state.uuids import Side, compare
 from replblock.wire import flags
 from replblock.wire.commands import Cmd
 from replblock.wire.errors import ProtocolError
+from replblock.wire.flags import FEATURE_ORDERED
 from replblock.wire.packets import StateWord, SyncUuid
 
 if TYPE_CHECKING:
@@ -97,6 +98,8 @@ class Resync:
         if reaction.action != Action.TAKE_OVER:
             return
         r.remembered.report(report, reaction.peer_disk)
+        if report.conn == Conn.CONNECTED and report.disk == Disk.UP_TO_DATE:
+            self.target.end_unconfirmed = False
         fresh = own.conn < Conn.CONNECTED
         new_disk_there = report.disk >= Disk.NEGOTIATING > own.pdsk
         if (fresh or new_disk_there) and self._would_lose_exposed_data(own):
@@ -415,6 +418,8 @@ class Resync:
             peers = Generations(theirs.current, theirs.bitmap, theirs.history0, theirs.history1)
             meta.put(meta.uuids.resync_done_target(peers, r.state.role == Role.PRIMARY))
             self.peer_is_like_us()
+            # a kernel says nothing at the end of a resync it was the source of
+            self.target.end_unconfirmed = link is not None and bool(link.features & FEATURE_ORDERED)
             r.change("resync-done", forced=True, conn=Conn.CONNECTED, disk=Disk.UP_TO_DATE, pdsk=Disk.UP_TO_DATE)
 
         def durable(error: int) -> None:
@@ -440,4 +445,10 @@ class Resync:
         self.peer_is_like_us()
         meta.save_bitmap()
         r.change("resync-done", forced=True, conn=Conn.CONNECTED, pdsk=Disk.UP_TO_DATE)
-        meta.save()
+        link = r.links.link
+
+        def durable(error: int) -> None:
+            if not error and link is not None and r.links.link is link and link.features & FEATURE_ORDERED:
+                r.send_state()
+
+        meta.save(durable)

@@ -39,6 +39,8 @@ class ResyncTarget:
         self._failed: dict[int, int] = {}
         self.writing = 0
         self._finishing = False
+        self.end_unconfirmed = False
+        """A resync to here is complete; its source has not said yet that it recorded the end."""
         self._controller: RateController | None = None
         self.received_sectors = 0
 
@@ -80,7 +82,7 @@ class ResyncTarget:
         self.stop()
         outstanding, self._outstanding = self._outstanding, {}
         self._in_flight_sectors = 0
-        self._finishing = False
+        self._finishing = self.end_unconfirmed = False
         for _, busy in outstanding.values():
             if busy is not None:
                 self._r.primary.busy.free(busy)

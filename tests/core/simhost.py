@@ -164,6 +164,8 @@ class SimHost:
         return sum(map(len, self.queues.get(sock, ())))
 
     def close(self, sock: int) -> None:
+        if sock in self.queues:
+            self.push(sock)  # what is queued gets one try, so that a last answer can leave
         self.queues.pop(sock, None)
         if sock in self.dialing:
             self.dialing.discard(sock)

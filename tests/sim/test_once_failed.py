@@ -82,6 +82,12 @@ FOUND = (
           "UpToDate, and the write was acknowledged though that disk did not have it",
           {"blocks": 16},
           (("forget", "a"), ("detach", "a"), ("write", "b", (0, 40, False)))),
+    Found("source-failed-at-the-end",
+          "the source's flush at the end of a resync failed; attached again it was the source once more and overwrote "
+          "the target, which had everything",
+          {"blocks": 16},
+          (("write", "a", (121, 7, False), 8), ("kill", "a"), ("fail", "a", "write"), ("up", "a"),
+           ("repair", "b", None, 300, 3612969292))),
     Found("older-disk-under-a-diskless-primary",
           "a diskless Primary took the older disk that its peer attached, wrote there, and its own newer disk "
           "overwrote it later",

@@ -239,9 +239,20 @@ def cut(state: State, rules: Rules = Rules()) -> State:  # noqa: B008
     ("promotion-forced", State(S, S, Conn.CONNECTED, INC, INC), State(P, S, Conn.CONNECTED, UP, INC), 7, True),
     ("diskless-peer-promoted", GOOD._replace(pdsk=Disk.DISKLESS), GOOD._replace(pdsk=Disk.DISKLESS, peer=P), 0, False),
     (None, PRIMARY._replace(disk=INC), cut(PRIMARY._replace(disk=INC)), 0, False),
+    (None, GOOD, GOOD._replace(pdsk=Disk.FAILED), 0, False),
 ])
 def test_who_mints_when(rule, old, new, bitmap, forced):
     assert mints_new_uuid(old, new, bitmap, forced=forced) == rule
+
+
+@pytest.mark.parametrize(("rule", "new", "bitmap"), [
+    ("source-failed-at-the-end", GOOD._replace(pdsk=Disk.FAILED), 0),
+    (None, GOOD._replace(pdsk=Disk.FAILED), 7),
+    (None, cut(GOOD), 0),
+    (None, GOOD, 0),
+])
+def test_a_source_fails_before_it_confirmed_the_end(rule, new, bitmap):
+    assert mints_new_uuid(GOOD, new, bitmap, end_unconfirmed=True) == rule
 
 
 def test_lost_contact_matrix():
