@@ -37,7 +37,7 @@ class Pins(Protocol):
 class ActivityLog:
     """Hot extents in memory and on disk. `commit` is called once per wake-up: many extents share a transaction."""
 
-    def __init__(self, store: MetaStore, slots: int, pins: Pins, failed: Callable[[int], None]) -> None:
+    def __init__(self, store: MetaStore, slots: int, pins: Pins, failed: Callable[[int, str], None]) -> None:
         self._store = store
         self._pins = pins
         self._failed = failed
@@ -131,7 +131,7 @@ class ActivityLog:
 
         def flushed(errno: int) -> None:
             if errno or self._gone:
-                self._fail(errno)
+                self._fail(errno, "flushing before the activity log forgets an extent")
                 return
             first = BITS_PER_BITMAP_BLOCK_LOG2 - BITS_PER_EXTENT_LOG2
             self._store.save_bitmap(bits_on_disk, {extent >> first for extent in victims})
@@ -188,7 +188,7 @@ class ActivityLog:
                 self._waiting.append((first, last, start))
         self.commit()
 
-    def _fail(self, errno: int) -> None:
+    def _fail(self, errno: int, what: str = "writing the activity log") -> None:
         self._busy = False
         if not self._gone:
-            self._failed(errno)
+            self._failed(errno, what)

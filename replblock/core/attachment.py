@@ -72,9 +72,7 @@ class Attachment:
         self.was_degraded = verdict.degraded
         r.change("attach", forced=True, disk=Disk.ATTACHING)
         r.disk, r.meta = disk, meta
-        self.activity = ActivityLog(
-            meta, self._slots(geometry), r.primary, lambda errno: r.disk_failed(errno, "writing the activity log")
-        )
+        self.activity = ActivityLog(meta, self._slots(geometry), r.primary, r.disk_failed)
         self.activity.disabled = not r.settings.al_updates
         meta.put_flags(
             (Flag.CRASHED_PRIMARY if verdict.crashed_primary else 0)

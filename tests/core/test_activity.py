@@ -73,7 +73,7 @@ class Bench:
         self.store = MetaStore(self.disk, self.disk.geometry, Superblock(), failed)  # type: ignore[arg-type]
         self.store.bitmap.resize(self.disk.data_sectors // 8, False)
         self.store.bitmap.take_changed_blocks()
-        self.log = ActivityLog(self.store, slots, self.pins, self.failures.append)
+        self.log = ActivityLog(self.store, slots, self.pins, lambda errno, what: self.failures.append(errno))
 
     def want(self, *extents: int) -> None:
         for extent in extents:

@@ -122,7 +122,7 @@ def life_of_a_primary(seed: int) -> tuple[Crashing, MetaStore, Writes, set[int],
     disk.finish()
     start = bytes(disk.image[where.bm_offset_bytes :][: -(-bits // 8)])
     slots = rng.choice((2, 7, 67, min(1237, usable_slots(stripes, stripe_4k)), usable_slots(stripes, stripe_4k)))
-    log = ActivityLog(store, slots, writes, lambda errno: None)
+    log = ActivityLog(store, slots, writes, lambda errno, what: None)
     log._number = rng.choice((0, 0, 3, 0xFFFFFFFB))
     if log._number:
         # a real life begins with 0: only there a torn first transaction can be told from a ruined log
