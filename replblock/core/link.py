@@ -104,6 +104,8 @@ class LinkKeeper:
             return
         self.link = None
         self.losses += 1
+        if cause == Conn.DISCONNECTING and self._r.handshake.running:
+            self._host.push(link.data)  # our states, by which the peer comes to the same refusal and can say why
         for sock in (link.data, link.meta):
             self._host.close(sock)
         for name in ("watch", "ping", "ping-ack", "handshake", "linger"):
