@@ -26,6 +26,7 @@ COMMANDS = {
     "disconnect": ("disconnect", {}), "connect": ("connect", {}), "discard": ("connect", {"discard_my_data": True}),
     "invalidate": ("invalidate", {}), "invalidate_remote": ("invalidate_remote", {}), "detach": ("detach", {}),
     "pause": ("pause_sync", {}), "resume": ("resume_sync", {}), "outdate": ("outdate", {}),
+    "tentative": ("connect", {"tentative": True}), "new_uuid": ("new_current_uuid", {}),
 }  # fmt: skip
 
 
@@ -70,6 +71,13 @@ class Player:
 
     def play(self) -> None:
         """Everything, in order. Raises AssertionError (or whatever the product raises)."""
+        self.begin()
+        for number, event in enumerate(self.history.events):
+            self.event(number, event)
+        self.finish()
+
+    def begin(self) -> None:
+        """Both nodes up and, unless told otherwise, `a` Primary."""
         sim = self.sim
         for node in sim.nodes:
             self.do_up(node, None)
@@ -78,8 +86,10 @@ class Player:
         if world.get("start", "primary") == "primary":
             self.command(sim.a, "primary", {"force": True} if world.get("created") else {})
             sim.run(60)
-        for number, event in enumerate(self.history.events):
-            self.event(number, event)
+
+    def finish(self) -> None:
+        """Mend everything; both must be well, and again after both lost power."""
+        sim, world = self.sim, self.history.setup
         sim.rng.seed(len(self.history.events))
         self.mender.mend(solve=True, most_rounds=40)
         self.oracle.quiet()
@@ -184,6 +194,9 @@ class Player:
 
     def do_stall(self, node: Node, arg: Any) -> None:
         node.busy_until = self.sim.now + arg
+
+    def do_hold(self, node: Node, arg: Any) -> None:
+        node.resource.in_use = lambda: True
 
     def do_slow(self, node: Node, arg: Any) -> None:
         node.platter.slow_ms = arg
