@@ -13,7 +13,7 @@ from replblock.core.epochs import LIVE
 from replblock.core.path import BARRIER, NET, NET_FAILED, NET_IN_SYNC, NET_LOST, NET_OK, Lost
 from replblock.core.requests import MAX_REQUEST_BYTES, Op, Request
 from replblock.core.resend import Resend, is_copy
-from replblock.state.names import Role
+from replblock.state.names import Conn, Role
 from replblock.wire.commands import Cmd
 from replblock.wire.errors import ProtocolError
 from replblock.wire.flags import ID_SYNCER
@@ -64,9 +64,17 @@ class Completion(Resend):
                 for older in epoch.requests:
                     if older._net == NET_IN_SYNC:
                         older._net = NET_OK  # it may be an older write to these blocks: it must not clear their bits
-        request = self._unacked.pop(ident, None)
+        request = self._unacked.get(ident)
         if request is None:
+            self._forgotten |= self._primary and not self._alone_ok  # answered when this disk still was a good one
             return
+        if is_copy(request) and not self._alone_ok and self._primary and self._suspends:
+            # newer writes to its blocks may be on the peer's disk already: all of them have to follow it once more
+            text = f"the peer could not write {size} bytes at sector {sector} of the last copy: connecting anew"
+            self._not_before_ms = self._host.now_ms() + self._r.settings.connect_int_ms
+            self._r.links.drop(Conn.NETWORK_FAILURE, "last-copy-not-written", text)
+            return
+        del self._unacked[ident]
         request._net = NET_FAILED
         request._waits &= ~NET
         if self._alone_ok and not request._elsewhere:
@@ -131,11 +139,23 @@ class Completion(Resend):
     def _no_data(self, request: Request) -> None:
         """Neither here nor there: on-no-data-accessible."""
         state = self._r.state
+        if is_copy(request):
+            self._copy_failed(request)
+            return
         if state.role == Role.PRIMARY and (self._suspends or state.suspended):
             self._park(request)
             return
         request.errno = errnos.EIO
         request._waits = 0
+        self._complete(request)
+
+    def _copy_failed(self, request: Request) -> None:
+        """What was answered long ago waits in its old place, or the next flush fails."""
+        if self._primary and not self._data_in_reach and (self._suspends or self._r.state.suspended):
+            self._answered_and_lost(request)
+        else:
+            self._forgotten |= self._primary
+            request.errno = errnos.EIO
         self._complete(request)
 
     # --- larger than the peer takes at once ---

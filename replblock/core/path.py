@@ -75,6 +75,8 @@ class PathState:
         self._again: list[Again] = []
         self._resending = False
         self._starting: Request | None = None
+        self._not_before_ms = 0
+        """The peer could not write what was sent again: it is not asked every millisecond."""
         self._kept_bytes = 0
         self._forgotten = False
         """Answered writes whose data is not kept went down with the last copy: the next flush fails."""

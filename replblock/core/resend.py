@@ -168,6 +168,10 @@ class Resend(PathState):
         if not self._primary or not self._data_in_reach:
             self._give_up()
             return
+        wait_ms = self._not_before_ms - self._host.now_ms()
+        if wait_ms > 0 and not self._alone_ok:
+            self._host.timer("again", wait_ms)
+            return
         self._resending = True
         while self._starting is None:  # else it waits for the activity log, or for an older write
             if not self._again:

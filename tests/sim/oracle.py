@@ -244,6 +244,14 @@ class Oracle:
         ledger = self.ledger(node)
         if new.disk == Disk.FAILED and node.platter.failing:
             ledger.disk_failed = True
+        if old.disk == Disk.UP_TO_DATE and new.disk == Disk.INCONSISTENT and new.conn >= Conn.CONNECTED and (
+            new.conn not in TARGET and node.platter.failing and node.settings.on_io_error == "pass_on"
+        ):
+            # the peer's copy is the only good one now; what was answered before and is not for good on the peer's disk
+            # was promised together with this disk only (docs/promises.md: the next flush fails)
+            ledger.disk_failed = True
+        if new.conn == Conn.WF_REPORT_PARAMS != old.conn:
+            self.last_decision[node.name] = node.resource.sync.decision  # of an older connection, maybe a refused one
         if new.disk == Disk.INCONSISTENT and not ledger.void:
             self._made_inconsistent(node, new)
         if new.disk == Disk.UP_TO_DATE and old.disk != Disk.UP_TO_DATE:
