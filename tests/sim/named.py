@@ -234,6 +234,10 @@ class Teller(Player):
         kept = seen.content if source == seen.node else seen.peers_content
         for node in (a, b):
             assert bytes(node.platter.content) == kept, f"{node.name} does not hold what {source} had"
+            if any(seen.node == node.name and seen.decision.demote for seen in self.seen):
+                assert node.state.role == Role.SECONDARY, f"{node.name} lost, and is Primary still"
+        here, there = (node.resource.meta.uuids.plain() for node in (a, b))  # type: ignore[union-attr]
+        assert here == there, f"generations differ after the resync: {here} {there}"
 
 
 def prepare(node: Node, generations: tuple[int, int, int, int], flags: Flag, bits: int) -> None:
