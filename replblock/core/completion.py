@@ -121,7 +121,7 @@ class Completion(Resend):
                 if not self._alone_ok and epoch.fate == LIVE and not request.errno:  # type: ignore[attr-defined]
                     self._keep(request)
             request._epoch = None
-        if request._net == NET_IN_SYNC and not request.errno and self._r.meta is not None:
+        if request._net == NET_IN_SYNC and not (request.errno or request._elsewhere) and self._r.meta is not None:
             self._r.sync.clear_bits(request.offset_bytes, request.length_bytes)
         self._in_flight -= 1
         self._in_flight_bytes -= request.length_bytes

@@ -353,6 +353,7 @@ class PrimaryPath(Reads, Flushing):
     def _only_there(self, request: Request) -> None:
         """This disk did not take it: the peer's copy decides, if it is on its disk and not only received."""
         epoch = epoch_of(request)
+        request._elsewhere = True
         if request._waits & AGAIN:
             return
         if epoch is None or epoch.fate == LOST or request._net in (NET_FAILED, NET_LOST):

@@ -60,5 +60,5 @@ class Request:
         self._sent_ms = 0
         self._order = 0
         self._firm = False
-        self._elsewhere = False     # begun while there was no disk here: only the peer got it
+        self._elsewhere = False     # there was no disk here, or it failed: only the peer got it
         self._kept: Buffer | None = None

@@ -77,6 +77,18 @@ FOUND = (
           {"blocks": 40, "on_no_data_accessible": "suspend-io", "slow_ms": 2},
           (("fail", "b", "read"), ("primary", "b"), ("detach", "a"), ("read", "a", (200, 1, False)),
            ("write", "a", (200, 1, False)), ("up", "a", None, 8))),
+    Found("failed-here-in-sync-there",
+          "a write during a resync failed on this disk before the peer said that its blocks are in sync now: the bits "
+          "were cleared, and the resync left them out",
+          {"blocks": 2064, "delay_ms": 15, "slow_ms": 2, "sndbuf_bytes": 3000, "start": "secondary"},
+          (("invalidate_remote", "a"), ("up", "b", None, 2), ("heal", "b", None, 1),
+           ("flush", "a", None, 15, 1086251417), ("primary", "b", None, 5), ("read", "b", (13280, 8, True)),
+           ("write", "b", (16504, 8, False)),
+           ("write", "a", (1, 16, False)), ("primary", "b"), ("discard", "b"), ("read", "a", (16509, 2, False)),
+           ("read", "b", (11120, 16, True)), ("write", "b", (13285, 8, False)), ("write", "b", (10376, 1, False)),
+           ("wait", "b", None, 100, 1766291384), ("cut_one_way", "b"), ("wait", "a", None, 1500, 1201983691),
+           ("heal", "b"), ("fail", "b", "write"), ("fuse", "b", (13, False), 15), ("connect", "b"),
+           ("write", "b", (16504, 8, False)), ("cut_one_way", "b"), ("detach", "a", None, 5, 3964971420))),
     Found("disk-back-under-a-write",
           "a write was sent while its Primary had no disk; the disk was attached, the link broke, the disk became "
           "UpToDate, and the write was acknowledged though that disk did not have it",
