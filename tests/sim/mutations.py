@@ -108,7 +108,7 @@ MUTATIONS: tuple[Mutation, ...] = (
              "first = -(-offset_bytes // BLOCK_BYTES)", "first = offset_bytes // BLOCK_BYTES",
              "5: half a block was written, its bit is cleared"),
     Mutation("every-ack-clears-bits", "core/completion.py",
-             "if request._net == NET_IN_SYNC and not request.errno", "if request._net in (NET_OK, NET_IN_SYNC) and not request.errno",
+             "if request._net == NET_IN_SYNC and not (request.errno", "if request._net in (NET_OK, NET_IN_SYNC) and not (request.errno",
              "5: a write without leave to clear clears"),
     Mutation("peers-bitmap-not-merged", "core/bitmaps.py",
              "            if value:\n                meta.bitmap.set_range(at, at + length)", "            if False:\n                meta.bitmap.set_range(at, at + length)",

@@ -286,7 +286,7 @@ class Player:
             answers.append(answer)
             if self.trace:
                 self.sim.note(f"{name}: {verb} {args or ''} → {answer.exit_code} {answer.lines}")
-            if ordered is not None and (verb == "primary" or (answer.exit_code and new_order)):
+            if ordered is not None and new_order and (verb == "primary" or answer.exit_code):
                 ordered[0].discard(ordered[1])
             if verb == "primary" and not answer.exit_code and resource.state.role == Role.PRIMARY:
                 oracle.promotion_done(node)
