@@ -48,6 +48,7 @@ class Ledger:
         self.lost_power = -1
         self.alone_at_failure = False
         self.disk_failed = False
+        self.metadata_failed = False
 
     def may(self, mark: Mark) -> None:
         for sector in range(mark.first, mark.first + mark.sectors):
@@ -64,4 +65,4 @@ class Ledger:
         self.at = {sector: list(marks) for sector, marks in other.at.items()}
         self.forgiven = set(other.forgiven)
         self.dropped = set()
-        self.void = self.disk_failed = False
+        self.void = self.disk_failed = self.metadata_failed = False

@@ -244,6 +244,7 @@ class Oracle:
         ledger = self.ledger(node)
         if new.disk == Disk.FAILED and node.platter.failing:
             ledger.disk_failed = True
+            ledger.metadata_failed |= "meta" in node.platter.failing
         if old.disk == Disk.UP_TO_DATE and new.disk == Disk.INCONSISTENT and new.conn >= Conn.CONNECTED and (
             new.conn not in TARGET and node.platter.failing and node.settings.on_io_error == "pass_on"
         ):
@@ -310,10 +311,16 @@ class Oracle:
         lost = {m for m in lost if not (m.weak and theirs.promoted > (m.acked or 0))}
         if mine.disk_failed:
             lost -= theirs.dropped  # this disk failed and that node lost power: two losses
+        if mine.metadata_failed and theirs.disk_failed:
+            # one disk failed, and the other one's metadata before the generation that would tell so was durable: two
+            # disks are lost. Which one has more stands on neither of them
+            lost = {m for m in lost if m.node == target.name}
         return {m for m in lost if theirs.void or not self.holds(target.peer, m)}
 
     def _made_inconsistent(self, node: Node, new: Any) -> None:
         ledger = self.ledger(node)
+        if new.conn in TARGET - {Conn.SYNC_TARGET, Conn.PAUSED_SYNC_T}:
+            return  # nothing was copied yet: a disk that dies before it is told so comes back whole
         if new.conn in TARGET:
             if self.ledger(node.peer).void:
                 self.fail(7, f"{node.name} becomes the target of an Inconsistent node")
