@@ -326,6 +326,7 @@ class PrimaryPath(Reads, Flushing):
                 self._mark(request)
             self._r.disk_failed(error, f"writing {request.length_bytes} bytes at {request.offset_bytes}")
         if error or not self._has_disk:  # this disk took it, but failed or was detached meanwhile: it does not count
+            request._elsewhere = True
             self._only_there(request)
         request._waits &= ~LOCAL
         if not request._waits:
@@ -336,6 +337,9 @@ class PrimaryPath(Reads, Flushing):
 
     def disk_lost(self) -> None:
         """What this disk took does not count any more: for writes that are not answered the peer's copy decides."""
+        for epoch in self.log.everything():
+            for request in epoch.requests:
+                request._elsewhere = True
         for request in [*self._unacked.values(), *self._unsent]:
             if not request._waits & (LOCAL | BARRIER):
                 self._only_there(request)

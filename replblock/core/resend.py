@@ -145,7 +145,10 @@ class Resend(PathState):
             request.op, request.offset_bytes, request.length_bytes, nobody, kept, request.fua, request.may_punch
         )
         again._order = request._order
-        insort(self._again, Again(again._order, again, None), key=_BY_ORDER)
+        again._elsewhere = request._elsewhere
+        # written here once more it would overwrite newer writes, which are sent to the peer only
+        here = None if request._elsewhere else self._r.meta
+        insort(self._again, Again(again._order, again, here), key=_BY_ORDER)
 
     def _nowhere(self, request: Request) -> None:
         """It was about to be sent when the connection broke."""
@@ -209,6 +212,7 @@ class Resend(PathState):
                 self._kept_bytes -= request.length_bytes
         here = entry.here is not None and entry.here is self._r.meta and self._has_disk
         request._net = NET_HERE if here else NET_PENDING
+        request._elsewhere = not here
         if not self._remote and here:
             request._net = NET_PENDING
             if not request._waits:
