@@ -33,6 +33,9 @@ class Flushing(Completion):
             request._waits = 0
             self._complete(request)  # advice that the peer cannot take is not taken here either
             return
+        if request._parent is not None and (packets or request.data):
+            self._write(request)  # it is a part already, and was parked
+            return
         step = EXTENT_BYTES if packets else self._most_bytes
         may_punch = request.may_punch or request.op == Op.TRIM
         offset, end = request.offset_bytes, request.offset_bytes + request.length_bytes

@@ -89,6 +89,16 @@ FOUND = (
            ("wait", "b", None, 100, 1766291384), ("cut_one_way", "b"), ("wait", "a", None, 1500, 1201983691),
            ("heal", "b"), ("fail", "b", "write"), ("fuse", "b", (13, False), 15), ("connect", "b"),
            ("write", "b", (16504, 8, False)), ("cut_one_way", "b"), ("detach", "a", None, 5, 3964971420))),
+    Found("zeroing-in-parts-of-parts",
+          "a part of a zeroing that was parked became a part of itself at each new start: without end while the disk "
+          "failed",
+          {"blocks": 16, "delay_ms": 15, "max_in_flight_bytes": 20000, "on_io_error": "pass_on",
+           "on_no_data_accessible": "suspend-io"},
+          (("fuse", "a", (2, True)), ("primary", "b"), ("write", "b", (120, 2, False), 12000), ("fail", "b", "write"),
+           ("write", "b", (120, 8, False)), ("write", "a", (120, 8, False)), ("up", "a"),
+           ("write", "a", (112, 8, False)), ("write", "a", (1, 1, False)), ("write", "b", (117, 8, False)),
+           ("write", "a", (113, 8, False)), ("write", "a", (112, 1, False)), ("zero", "b", (112, 8, False)),
+           ("slow", "b", 30, 4000))),
     Found("disk-back-under-a-write",
           "a write was sent while its Primary had no disk; the disk was attached, the link broke, the disk became "
           "UpToDate, and the write was acknowledged though that disk did not have it",
