@@ -29,6 +29,8 @@ PACKAGE = Places("/usr/sbin", "/usr/lib/replblock/drbdadm", "/usr/lib/replblock"
                  "/lib/systemd/system", "/usr/share/bash-completion/completions")  # fmt: skip
 """The name drbdadm belongs to drbd-utils, whose drbdmeta one may well want beside replblock."""
 RESOURCE_SCRIPTS = "/etc/ha.d/resource.d"
+RESOURCE_AGENTS = "/usr/lib/ocf/resource.d/replblock"
+"""Pacemaker looks nowhere else; the last part is the provider."""
 OLD_DRBDADM = "/sbin/drbdadm"
 """Where scripts of 2008 call it by its path."""
 STANDARD = ("/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/sbin", "/usr/local/bin")
@@ -61,6 +63,7 @@ def items(places: Places, program: str, made: Mapping[str, bytes]) -> tuple[list
     if places is LOCAL:
         found.append(Item(OLD_DRBDADM, link=replctl, optional=True))
     copy(HERE / "resource.d" / "replblock", f"{RESOURCE_SCRIPTS}/replblock", 0o755)
+    copy(HERE / "ocf" / "replblock", f"{RESOURCE_AGENTS}/replblock", 0o755)
     for source in sorted((HERE / "lib").iterdir()):
         copy(source, f"{places.lib}/{source.name}", 0o755)
     for source in sorted((HERE / "systemd").iterdir()):
