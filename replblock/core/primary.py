@@ -325,7 +325,8 @@ class PrimaryPath(Reads, Flushing):
             if self._r.meta is not None:
                 self._mark(request)
             self._r.disk_failed(error, f"writing {request.length_bytes} bytes at {request.offset_bytes}")
-        if error or not self._has_disk:  # this disk took it, but failed or was detached meanwhile: it does not count
+        if error or not self._has_disk or (not self._alone_ok and epoch_of(request) is None):
+            # this disk took it, but does not count: it failed, was detached, or its data is to be overwritten
             request._elsewhere = True
             self._only_there(request)
         request._waits &= ~LOCAL

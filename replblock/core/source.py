@@ -28,6 +28,12 @@ class ResyncSource:
         """Reads in the pool: their ranges are busy, writes must look."""
         self.sent_sectors = 0
         self._finishing = False
+        self._failures = 0
+        """Requests of this resync that could not be read here or written there."""
+
+    def begin(self) -> None:
+        """A resync starts."""
+        self._failures = 0
 
     def on_request(self, body: memoryview) -> None:
         """P_RS_DATA_REQUEST."""
@@ -87,6 +93,7 @@ class ResyncSource:
         self._r.disk_failed(error, f"reading {request.size_bytes} bytes at {request.sector << 9} for the resync")
 
     def _refuse(self, link: Link, request: BlockReq) -> None:
+        self._failures += 1
         ack = BlockAck(request.sector, request.block_id, request.size_bytes)
         self._r.secondary.ack_resync(link, Cmd.NEG_RS_DREPLY, ack)
         self._r.secondary.reads.answered(link, request.size_bytes)
@@ -99,6 +106,7 @@ class ResyncSource:
 
     def on_neg_ack(self, sector: int, size_bytes: int) -> None:
         """The target could not write it: the blocks stay marked."""
+        self._failures += 1
         text = f"the peer could not write {size_bytes} bytes at sector {sector} during the resync; they stay marked"
         self._r.why("warning", "resync-block-failed", text)
 
@@ -124,6 +132,18 @@ class ResyncSource:
                 r.sync.finished_as_source()
 
         meta.flush(flushed)
+
+    def target_gave_up(self) -> None:
+        """The target ended Inconsistent: it lacks the blocks that failed. Both keep them marked."""
+        r = self._r
+        meta = r.meta
+        if meta is None or not self._failures:
+            return  # an echo from before this resync
+        text = f"the target ended the resync without blocks that failed; {meta.bitmap.count} stay marked"
+        r.why("warning", "resync-incomplete", f"{text}; connect anew, or on the target: replctl invalidate "
+                                              f"{r.settings.resource}")
+        r.change("resync-failed", forced=True, conn=Conn.CONNECTED, pdsk=Disk.INCONSISTENT)
+        meta.save_bitmap()
 
     def _check_again(self) -> None:
         r = self._r

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from replblock.core.bitmaps import BitmapExchange
+from replblock.core.parting import part_from_rebooted, would_lose_exposed_data
 from replblock.core.refusals import refusal_text, state_refusal_text
 from replblock.core.source import ResyncSource
 from replblock.core.target import ResyncTarget
@@ -18,7 +19,6 @@ from replblock.state.peer import (
     Action,
     Reaction,
     considers_resync,
-    lost_data_refusal,
     peer_state,
     skips_initial_sync,
     take_over,
@@ -90,6 +90,9 @@ class Resync:
         if reaction.action == Action.FINISH_RESYNC:
             self.source.target_finished()
             return
+        if reaction.action == Action.END_INCOMPLETE:
+            self.source.target_gave_up()
+            return
         if reaction.action == Action.DISAGREE:
             text = f"both nodes would be the same side of the resync (rule {reaction.rule}): nothing is copied"
             text += f"; make the after-sb policies equal, or run on one: replctl invalidate {r.settings.resource}"
@@ -102,7 +105,7 @@ class Resync:
             self.target.end_unconfirmed = False
         fresh = own.conn < Conn.CONNECTED
         new_disk_there = report.disk >= Disk.NEGOTIATING > own.pdsk
-        if (fresh or new_disk_there) and self._would_lose_exposed_data(own):
+        if (fresh or new_disk_there) and would_lose_exposed_data(r, own):
             return
         conn: Conn | None = None
         told = False
@@ -120,7 +123,7 @@ class Resync:
                 return
         outcome = take_over(own, report, reaction, r.rules(), conn, new_uuid_pending=r.mint_postponed)
         if outcome.rule == "rebooted-peer-while-frozen":
-            self._part_from_rebooted()
+            part_from_rebooted(r)
             return
         if outcome.state is None:
             text = state_refusal_text(own, report, outcome.rule, r.settings.resource)
@@ -145,27 +148,6 @@ class Resync:
             r.send_state()
         if conn is not None:
             self._begin()
-
-    def _part_from_rebooted(self) -> None:
-        """The frozen writes cannot be sent again to a peer that lost what it had unflushed: it gets them by resync."""
-        r = self._r
-        text = "I/O is frozen and the peer comes back only Consistent: it was down; connecting anew in a new generation"
-        if r.meta is not None and r.meta.uuids.bitmap == 0:
-            r.aftermath.force_new_generation("rebooted-peer-while-frozen")
-            r.meta.save()
-        r.mint_postponed = False
-        r.links.drop(Conn.PROTOCOL_ERROR, "rebooted-peer-while-frozen", text)
-
-    def _would_lose_exposed_data(self, own: State) -> bool:
-        r = self._r
-        theirs = r.handshake.peer_uuids
-        alone = own._replace(conn=Conn.WF_REPORT_PARAMS)  # a disk the peer attaches now is as new as a new peer
-        if theirs is not None and lost_data_refusal(alone, r.exposed_uuid, theirs.current):
-            text = "this diskless Primary worked on data of another generation than the peer offers: not connecting"
-            text += f"; attach the disk with the newer data first: replctl attach {r.settings.resource}"
-            r.links.drop(Conn.DISCONNECTING, "exposed-data-lost", text, "error")
-            return True
-        return False
 
     def _decide(self, report: State, reaction: Reaction) -> Decision:
         r = self._r
@@ -281,6 +263,7 @@ class Resync:
                 return
             r.links.send(Cmd.SYNC_UUID, SyncUuid(number).pack())
             r.remembered.resync_began(number, here_is_source=True)
+            self.source.begin()
             self._count_from_here("SyncSource")
             r.change("resync-started", forced=True, conn=Conn.SYNC_SOURCE)
             if not meta.bitmap.count and link.version < 96:

@@ -30,6 +30,7 @@ class Action(IntEnum):
     FINISH_VERIFY = 2
     TAKE_OVER = 3
     DISAGREE = 4            # both nodes want to be the source (or the target): drop the connection, nothing is copied
+    END_INCOMPLETE = 5      # the target ended without some blocks: this node ends too, if it knows of failed ones
 
 
 class Reaction(NamedTuple):
@@ -89,6 +90,12 @@ REPORT_RULES: tuple[ReportRule, ...] = (
                and own.conn >= Conn.SYNC_SOURCE and report.conn == Conn.CONNECTED,
                Action.FINISH_RESYNC, None,
                "The target reports the end of the resync: this node ends it too, if no bits are left."),
+    ReportRule("target-gave-up",
+               lambda own, report, disk: own.conn in (Conn.SYNC_SOURCE, Conn.PAUSED_SYNC_S)
+               and own.disk == Disk.UP_TO_DATE and disk == Disk.INCONSISTENT and report.conn == Conn.CONNECTED,
+               Action.END_INCOMPLETE, None,
+               "The target ended the resync without blocks that could not be read or written: they stay marked. DRBD "
+               "8.4 stays SyncSource here for ever."),
     ReportRule("verify-finished",
                lambda own, report, disk: own.conn == Conn.VERIFY_T and own.disk == Disk.UP_TO_DATE
                and disk == Disk.UP_TO_DATE and report.conn == Conn.CONNECTED,

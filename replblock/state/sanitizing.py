@@ -84,10 +84,20 @@ def _forget_dependency(old: State, new: State, rules: Rules) -> State:
     return new._replace(aftr_isp=False) if unconfigured else new
 
 
+_DOUBTFUL = (Disk.CONSISTENT, Disk.OUTDATED)
+_TARGET_TO_BE = frozenset(conn for conn, clip in CLIPS.items() if clip == _AS_TARGET)
+_SOURCE_TO_BE = frozenset(conn for conn, clip in CLIPS.items() if clip == _AS_SOURCE)
+
+
 def _abort_without_disks(old: State, new: State, rules: Rules) -> State:
-    if new.conn > Conn.CONNECTED and (new.disk <= Disk.FAILED or new.pdsk <= Disk.FAILED):
-        return new._replace(conn=Conn.CONNECTED)
-    return new
+    if new.conn <= Conn.CONNECTED or (new.disk > Disk.FAILED and new.pdsk > Disk.FAILED):
+        return new
+    disk, pdsk = new.disk, new.pdsk
+    if new.conn in _TARGET_TO_BE and disk in _DOUBTFUL:
+        disk = Disk.INCONSISTENT
+    if new.conn in _SOURCE_TO_BE and pdsk in _DOUBTFUL:
+        pdsk = Disk.INCONSISTENT
+    return new._replace(conn=Conn.CONNECTED, disk=disk, pdsk=pdsk)
 
 
 def _end_negotiation(old: State, new: State, rules: Rules) -> State:
@@ -101,10 +111,9 @@ def _end_negotiation(old: State, new: State, rules: Rules) -> State:
 def _agree_on_up_to_date(old: State, new: State, rules: Rules) -> State:
     if not Conn.CONNECTED <= new.conn < Conn.AHEAD:
         return new
-    doubtful = (Disk.CONSISTENT, Disk.OUTDATED)
     return new._replace(
-        disk=Disk.UP_TO_DATE if new.disk in doubtful else new.disk,
-        pdsk=Disk.UP_TO_DATE if new.pdsk in doubtful else new.pdsk,
+        disk=Disk.UP_TO_DATE if new.disk in _DOUBTFUL else new.disk,
+        pdsk=Disk.UP_TO_DATE if new.pdsk in _DOUBTFUL else new.pdsk,
     )
 
 
@@ -152,7 +161,8 @@ ADJUSTMENTS: tuple[Adjustment, ...] = (
                "Without a connection the peer's role and pause are unknown; of its disk only Inconsistent and "
                "Outdated are still worth remembering."),
     Adjustment("no-disk-no-resync", _abort_without_disks,
-               "A resync or verify ends when either disk is gone."),
+               "A resync or verify ends when either disk is gone. A target that was still preparing lacks what it was "
+               "to get: it counts as Inconsistent, where DRBD would call it UpToDate."),
     Adjustment("negotiation-cut-short", _end_negotiation,
                "The link broke while an attach was negotiated: the disk is what its metadata says, or none if its "
                "data is not what we last worked on."),

@@ -3,6 +3,12 @@
 
 from __future__ import annotations
 
+DISCARDING = frozenset({
+    "discard-younger-primary", "discard-older-primary", "discard-least-changes", "discard-local", "discard-remote",
+    "consensus", "discard-secondary", "call-pri-lost-after-sb", "violently-as0p",
+})  # fmt: skip
+"""Policies by which a configuration allows acknowledged writes to be discarded; discard-zero-changes does not."""
+
 
 class Mark:
     """One write, trim or zeroing. Its sectors carry `number` (0: zeroes)."""
@@ -66,3 +72,7 @@ class Ledger:
         self.forgiven = set(other.forgiven)
         self.dropped = set()
         self.void = self.disk_failed = self.metadata_failed = False
+
+
+def sorted_marks(marks: set[Mark]) -> list[Mark]:
+    return sorted(marks, key=lambda m: m.submitted)[:4]

@@ -78,6 +78,11 @@ class Mender:
         if state.user_isp:
             player.command(node, "resume_sync", {})
         if node.resource.meta is None:
+            why = node.resource.reasons
+            if why and why[-1]["rule"] == "own-attach-aborted" and state.conn == Conn.CONNECTED and number % 4 == 3:
+                for verb in ("secondary", "disconnect"):  # its disk was refused: only a new connection lets it give up
+                    player.command(node, verb, {})
+                    self.sim.run(500)
             player.command(node, "attach", {})
         if state.conn == Conn.STANDALONE and number % 3 == 0:
             player.command(node, "connect", {})
@@ -119,11 +124,6 @@ class Mender:
         """States that only an order or a restart ends."""
         player = self.player
         a, b = self.sim.nodes
-        if number in (10, 20, 30) and not all(n.on and n.resource.sync.running for n in (a, b)):
-            for node in (a, b):
-                node.die(False)
-                player.do_up(node, None)
-            return
         if not (a.on and b.on):
             return
         for node in (a, b):

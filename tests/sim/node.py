@@ -98,6 +98,7 @@ class Node:
         self.timers: dict[str, int] = {}
         self.dialing: set[int] = set()
         self.unread: set[int] = set()
+        self.pushed: set[int] = set()
         self.waiting: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         """What happened while the process was stopped."""
         self.listening = False
@@ -196,13 +197,15 @@ class Node:
     def _finish(self) -> None:
         resource = self.resource
         resource.end_wakeup()
-        if self.queues:
-            for sock in list(self.queues):
-                if self._push(sock):
+        if self.queues or self.pushed:
+            for sock in [*self.queues, *sorted(self.pushed - self.queues.keys())]:
+                if self._push(sock) or sock in self.pushed:
+                    self.pushed.discard(sock)
                     resource.on_sent(sock)
             if self.queues:
                 for sock in list(self.queues):
-                    self._push(sock)
+                    if self._push(sock):
+                        self.pushed.add(sock)
 
     # --- what happens to it ---
 
@@ -285,8 +288,10 @@ class Node:
             self.queues.setdefault(sock, []).extend(map(bytes, parts))
 
     def push(self, sock: int) -> None:
+        """The core hears at the end of the wake-up that TCP took it all."""
         self.act()
-        self._push(sock)
+        if self._push(sock):
+            self.pushed.add(sock)
 
     def _push(self, sock: int) -> bool:
         """Hand to TCP what it takes; whether that was everything."""

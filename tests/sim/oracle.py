@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from replblock.core.requests import Op, Request
 from replblock.state.names import Conn, Disk, Role
-from tests.sim.ledger import Ledger, Mark
+from tests.sim.ledger import DISCARDING, Ledger, Mark, sorted_marks
 
 if TYPE_CHECKING:
     from tests.sim.node import Node, Sim
@@ -21,11 +21,6 @@ SECTOR = 512
 TARGET = frozenset({
     Conn.STARTING_SYNC_T, Conn.WF_BITMAP_T, Conn.WF_SYNC_UUID, Conn.SYNC_TARGET, Conn.PAUSED_SYNC_T,
 })  # fmt: skip
-DISCARDING = frozenset({
-    "discard-younger-primary", "discard-older-primary", "discard-least-changes", "discard-local", "discard-remote",
-    "consensus", "discard-secondary", "call-pri-lost-after-sb", "violently-as0p",
-})  # fmt: skip
-"""Policies by which a configuration allows acknowledged writes to be discarded; discard-zero-changes does not."""
 MIRROR = {Conn.WF_BITMAP_S: Conn.WF_BITMAP_T, Conn.WF_BITMAP_T: Conn.WF_BITMAP_S}
 
 
@@ -201,7 +196,10 @@ class Oracle:
             if node.name not in mark.durable:
                 mark.unsure.add(node.name)
         state = node.state
-        ledger.alone_at_failure = state.role == Role.PRIMARY and state.conn < Conn.CONNECTED
+        # a crashed Primary's disk that fails before the peer was met again lost what a power loss would have taken:
+        # by DRBD's table (rule 40) it is the source all the same, and nobody there knows what the peer has
+        crashed = self.last_role.get(node.name) == Role.PRIMARY and state.role != Role.PRIMARY
+        ledger.alone_at_failure = (state.role == Role.PRIMARY or crashed) and state.conn < Conn.CONNECTED
 
     def cache_dropped(self, node: Node) -> None:
         """The disk is opened again after a failed flush: only now it shows what the medium holds."""
@@ -263,6 +261,8 @@ class Oracle:
             old.conn < Conn.CONNECTED or old.disk == Disk.NEGOTIATING
         ):
             self._agreed(node)
+        if new.conn == Conn.CONNECTED and new.disk == new.pdsk == Disk.UP_TO_DATE:
+            self.last_role.pop(node.name, None)
         if new.conn == Conn.CONNECTED and new.disk == Disk.UP_TO_DATE:
             self.gives_up.discard(node.name)
 
@@ -446,7 +446,3 @@ class Oracle:
                 if not any(n.resource.meta.bitmap.count_range(block, block + 1) for n in (a, b)):
                     found = [n.platter.stamps(range(block * 8, block * 8 + 8)) for n in (a, b)]
                     self.fail(4, f"block {block} differs and nobody has it marked: {found}")
-
-
-def sorted_marks(marks: set[Mark]) -> list[Mark]:
-    return sorted(marks, key=lambda m: m.submitted)[:4]

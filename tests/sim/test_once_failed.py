@@ -173,6 +173,19 @@ FOUND = (
            ("invalidate", "b", None, 8), ("write", "b", (120, 8, False)), ("discard", "a", None, 8, 2688366845),
            ("discard", "b"), ("write", "b", (16, 40, False)), ("cut_one_way", "b"), ("fail", "b", "read"),
            ("read", "a", (16, 2, False), 3), ("power", "a"), ("write", "a", (120, 1, False)), ("secondary", "b"))),
+    Found("detach-while-the-target-prepares",
+          "a source was detached just after invalidate-remote: the target, which had got nothing yet, was UpToDate",
+          {"blocks": 16, "protocol": "A", "slow_ms": 30, "slow_share": 1.0},
+          (("write", "b", (88, 16, False), 40), ("write", "b", (120, 1, True), 1, 1315962092),
+           ("invalidate_remote", "a", None, 8), ("write", "b", (69, 8, False), 1), ("slow", "b", 30, 2),
+           ("write", "b", (120, 8, False), 8, 2295036838), ("write", "a", (5, 16, False), 2),
+           ("detach", "a", None, 2, 3797380308))),
+    Found("source-of-unreadable-blocks",
+          "a resync ended without blocks that the source could not read: the target was Connected and Inconsistent, "
+          "the source stayed SyncSource until it was restarted",
+          {"blocks": 16, "on_io_error": "pass_on", "slow_ms": 2},
+          (("power", "b"), ("write", "a", (0, 8, False)), ("wait", "a", None, 12000), ("fail", "a", "read"),
+           ("up", "b", None, 4000))),
 )  # fmt: skip
 
 

@@ -36,6 +36,7 @@ REPORTS = [
     ("target-not-started", SOURCE._replace(conn=Conn.WF_BITMAP_S), GOOD._replace(conn=Conn.WF_BITMAP_T),
      Action.TAKE_OVER, INC),
     ("target-finished", SOURCE, GOOD, Action.FINISH_RESYNC, UP),
+    ("target-gave-up", SOURCE, State(S, P, Conn.CONNECTED, INC, UP), Action.END_INCOMPLETE, INC),
     ("verify-finished", GOOD._replace(conn=Conn.VERIFY_T), GOOD, Action.FINISH_VERIFY, UP),
     ("late-inconsistent", GOOD, State(S, P, Conn.SYNC_TARGET, INC, UP), Action.TAKE_OVER, UP),
     ("peer-reports", GOOD, GOOD._replace(role=P), Action.TAKE_OVER, UP),
