@@ -254,12 +254,16 @@ def test_when_nothing_can_be_known(cluster: Cluster, pair: Pair, what: str) -> N
     assert cluster.constraints() == []
 
 
-def test_an_engine_calls_them(cluster: Cluster, pair: Pair) -> None:
-    """Primary loses its peer: writes wait for the constraint, which goes when the peer has caught up."""
+def fencing(cluster: Cluster, pair: Pair) -> None:
     for node in pair.nodes:
         pair.configure([node], disk={"fencing": "resource-and-stonith"}, handlers={
             "fence-peer": cluster.command(node, "replblock-crm-fence"),
             "unfence-peer": cluster.command(node, "replblock-crm-unfence")})  # fmt: skip
+
+
+def test_an_engine_calls_them(cluster: Cluster, pair: Pair) -> None:
+    """Primary loses its peer: writes wait for the constraint, which goes when the peer has caught up."""
+    fencing(cluster, pair)
     alone(pair)
     handle = nbd.NBD()
     handle.connect_uri(pair.a.uri)
@@ -270,3 +274,43 @@ def test_an_engine_calls_them(cluster: Cluster, pair: Pair) -> None:
     pair.b.do("up", "r0")
     pair.assert_same_data()
     wait_until(lambda: cluster.constraints() == [], lambda: pair.a.log()[-2000:])
+
+
+def test_failover(cluster: Cluster, pair: Pair) -> None:
+    """The Primary was shot: the agent promotes the other, whose engine forbids the first to come back as Primary."""
+    fencing(cluster, pair)
+    pair.clean()
+    pair.a.do("primary", "r0")
+    pair.a.kill()
+    pair.b.wait_state("Secondary Connecting")
+    cluster.set(stonith="true")
+    cluster.peer_answers(False)
+    refused = cluster.ocf(pair.b, "promote")
+    assert refused.code == 1 and cluster.constraints() == [], "the cluster still takes alfa for alive, and it is silent"
+    cluster.state("alfa", in_ccm="false", crmd="offline", expected="down")
+    done = cluster.ocf(pair.b, "promote")
+    assert (done.code, cluster.constraints()) == (0, ["beta"]), done
+    assert cluster.score(pair.b) == "10000"
+    assert cluster.ocf(pair.a, "start").code == 0
+    pair.assert_same_data()
+    wait_until(lambda: cluster.constraints() == [], lambda: pair.b.log()[-2000:])
+    cluster.ocf(pair.a, "monitor")
+    assert cluster.score(pair.a) == "10000"
+
+
+def test_who_may_be_behind_is_not_promoted(cluster: Cluster, pair: Pair) -> None:
+    """Restarted alone it cannot know what the peer wrote meanwhile, though the cluster says that the peer is down."""
+    fencing(cluster, pair)
+    pair.clean()
+    pair.a.do("primary", "r0")
+    pair.b.kill()
+    pair.a.wait_state("UpToDate/Outdated")
+    pair.a.kill()
+    cluster.path.write_text(CIB)    # the constraint was lost with the disk it stood on
+    cluster.state("alfa", in_ccm="false", crmd="offline", expected="down")
+    assert cluster.ocf(pair.b, "start", wfc_timeout="1").code == 0
+    assert (pair.b.device["disk-state"], cluster.score(pair.b)) == ("Consistent", "0")
+    done = cluster.ocf(pair.b, "promote")
+    assert (done.code, cluster.constraints()) == (1, []), done
+    assert "no UpToDate data" in done.err
+    assert pair.b.state().startswith("Secondary")

@@ -319,6 +319,16 @@ def test_stopping_with_a_broken_configuration(cluster: Cluster, pair: Pair) -> N
     assert cluster.ocf(pair.a, "start").code == INSTALLED
 
 
+def test_starting_without_a_disk(cluster: Cluster, pair: Pair) -> None:
+    """It may come back: no error that bans the resource from this node for good."""
+    aside = pair.a.disk.rename(pair.a.directory / "aside")
+    done = cluster.ocf(pair.a, "start")
+    assert done.code == ERROR and "Can not open backing device" in done.err.split("ocf-exit-reason:")[-1], done
+    assert not pair.a.alive() and cluster.ocf(pair.a, "stop").code == OK
+    aside.rename(pair.a.disk)
+    assert cluster.ocf(pair.a, "start", wfc_timeout="").code == OK
+
+
 # ---- parameters
 
 
