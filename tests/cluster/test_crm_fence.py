@@ -213,6 +213,16 @@ def test_of_two_that_fence_each_other_one_wins(cluster: Cluster, pair: Pair) -> 
     assert done[1 - winner].code == UNKNOWN, done
 
 
+def test_a_peer_that_is_back_meanwhile(cluster: Cluster, pair: Pair) -> None:
+    """Connected and in sync again while the constraint was being placed: it must not stay."""
+    stub = cluster.directory / "replctl"
+    stub.write_text('#!/bin/sh\ngrep -q rsc_location "$CIB_file" && echo UpToDate/UpToDate || echo UpToDate/DUnknown\n')
+    stub.chmod(0o755)
+    done = cluster.handler(pair.a, "replblock-crm-fence", REPLCTL=str(stub))
+    assert "taken out" in done.out
+    assert (done.code, cluster.constraints()) == (UNKNOWN, []), done
+
+
 def test_the_others_constraint_is_kept_if_told_so(cluster: Cluster, pair: Pair) -> None:
     alone(pair)
     assert cluster.handler(pair.a, "replblock-crm-fence").code == OUTDATED
@@ -313,4 +323,5 @@ def test_who_may_be_behind_is_not_promoted(cluster: Cluster, pair: Pair) -> None
     done = cluster.ocf(pair.b, "promote")
     assert (done.code, cluster.constraints()) == (1, []), done
     assert "no UpToDate data" in done.err
+    assert done.err.count("replctl primary r0 ended with 17") == 1, "trying again cannot help"
     assert pair.b.state().startswith("Secondary")
