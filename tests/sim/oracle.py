@@ -10,185 +10,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from replblock.core.requests import Op, Request
 from replblock.state.names import Conn, Disk, Role
+from tests.sim.answers import TARGET, Answers
 from tests.sim.ledger import DISCARDING, Ledger, Mark, sorted_marks
 
 if TYPE_CHECKING:
-    from tests.sim.node import Node, Sim
+    from tests.sim.node import Node
 
-SECTOR = 512
-TARGET = frozenset({
-    Conn.STARTING_SYNC_T, Conn.WF_BITMAP_T, Conn.WF_SYNC_UUID, Conn.SYNC_TARGET, Conn.PAUSED_SYNC_T,
-})  # fmt: skip
 MIRROR = {Conn.WF_BITMAP_S: Conn.WF_BITMAP_T, Conn.WF_BITMAP_T: Conn.WF_BITMAP_S}
 
 
-class Broken(AssertionError):
-    """A promise is broken."""
-
-
-class Oracle:
+class Oracle(Answers):
     """Watches both nodes."""
 
-    def __init__(self, sim: Sim, protocol: str) -> None:
-        self.sim = sim
-        self.protocol = protocol
-        self.clock = 0
-        self.numbers = 0
-        self.ledgers: dict[str, Ledger] = {}
-        self.pending: dict[int, tuple[Request, Any, Node, int, Any]] = {}
-        self.rules: set[str] = set()
-        self.sectors: set[int] = set()
-        self.forcing: set[str] = set()
-        self.gives_up: set[str] = set()
-        """Nodes whose operator ordered their data away."""
-        self.decisions: dict[str, tuple[Any, Any]] = {}
-        self.last_role: dict[str, Role] = {}
-        self.last_decision: dict[str, Any] = {}
-
-    def tick(self) -> int:
-        self.clock += 1
-        return self.clock
-
-    def ledger(self, node: Node) -> Ledger:
-        return self.ledgers[node.name]
-
-    def fail(self, invariant: int, text: str) -> None:
-        raise Broken(f"invariant {invariant}: {text}")
-
-    # --- what stands on a disk ---
-
-    def fits(self, marks: list[Mark], found: int, floor: int) -> bool:
-        """A write that was answered before a promised one was submitted is older than it."""
-        return any(m.number == found and (m.acked is None or m.advice or m.acked > floor) for m in marks)
-
-    def holds(self, node: Node, mark: Mark) -> bool:
-        """Does the disk carry this write, or something that is not older?"""
-        at = self.ledger(node).at
-        sectors = range(mark.first, mark.first + mark.sectors)
-        for sector, found in zip(sectors, node.platter.stamps(sectors), strict=True):
-            if not self.fits(at.get(sector, []), found, mark.submitted):
-                return False
-        return True
-
-    def marked(self, node: Node, mark: Mark) -> bool:
-        """Is every block of it marked as different, on one of the nodes?"""
-        bitmaps = [n.resource.meta.bitmap for n in (node, node.peer) if n.on and n.resource.meta is not None]
-        blocks = range(mark.first // 8, (mark.first + mark.sectors + 7) // 8)
-        return all(any(bitmap.count_range(b, b + 1) for bitmap in bitmaps) for b in blocks)
-
-    def check(self, node: Node, what: str) -> None:
-        """The disk holds what it must, and nothing it may not."""
-        ledger = self.ledger(node)
-        if ledger.void:
-            return
-        self.compare(ledger, self.sectors, node.platter.stamps(self.sectors), f"{node.name}: {what}")
-
-    def compare(self, ledger: Ledger, sectors: Any, stamps: list[int], what: str, before: int | None = None) -> None:
-        for sector, found in zip(sectors, stamps, strict=True):
-            marks = ledger.at.get(sector, [])
-            floor = max((m.submitted for m in marks if m in ledger.acked and not m.advice
-                         and (before is None or (m.acked or 0) < before)), default=0)  # fmt: skip
-            if not floor and not found:
-                continue
-            if not self.fits(marks, found, floor):
-                known = any(m.number == found for m in marks)
-                text = "an outdated write" if known else "a write that does not belong there"
-                self.fail(1 if known else 6, f"{what}: sector {sector} carries {text}, {found}; ledger {marks}")
-
-    # --- the application ---
-
-    def submitted(self, node: Node, request: Request) -> Any:
-        """A request is about to be handed in; returns what it is remembered as."""
-        seq = self.tick()
-        what: Any = seq
-        if request.op in (Op.WRITE, Op.ZERO, Op.TRIM):
-            number = int.from_bytes(request.data[:8], "big") if request.op == Op.WRITE else 0
-            what = Mark(node.name, number, request.offset_bytes // SECTOR, request.length_bytes // SECTOR, seq)
-            what.advice = request.op == Op.TRIM
-            self.sectors.update(range(what.first, what.first + what.sectors))
-            self.ledger(node).may(what)
-            if node.state.conn >= Conn.WF_REPORT_PARAMS:
-                self.ledger(node.peer).may(what)
-        self.pending[id(request)] = (request, what, node, node.life, node.state)
-        return what
-
-    def answered(self, request: Request) -> None:
-        entry = self.pending.pop(id(request), None)
-        if entry is None:
-            self.fail(1, f"{request.op.name} was answered twice")
-            return
-        _, what, node, _, before = entry
-        if request.errno:
-            return
-        if isinstance(what, Mark):
-            self._acked(node, what, request.fua, before)
-        elif request.op == Op.FLUSH:
-            self._flushed(node, what, before)
-        elif request.op == Op.READ:
-            self._read(node, request, what, before)
-
-    def _acked(self, node: Node, mark: Mark, fua: bool, before: Any) -> None:
-        mark.acked = self.tick()
-        if mark.advice:
-            return
-        state, peer = node.state, node.peer
-        mine, theirs = self.ledger(node), self.ledger(peer)
-        local = state.disk == Disk.UP_TO_DATE
-        if local:
-            if not self.holds(node, mark):
-                self.fail(1, f"{node.name} acknowledged {mark}, but its own disk does not hold it")
-            mine.acked.add(mark)
-            if fua and node.name not in mark.unsure:
-                mark.durable.add(node.name)
-        if state.conn < Conn.CONNECTED or state.pdsk != Disk.UP_TO_DATE:
-            if not local and theirs.lost_power < mark.submitted and not theirs.void and self.holds(peer, mark):
-                theirs.acked.add(mark)
-            return
-        held = self.holds(peer, mark)
-        ordered_away = before.disk == Disk.UP_TO_DATE and node.name in self.gives_up
-        if not local and ordered_away and self.protocol != "C":
-            local = True  # promised for this disk, which the operator gave up while the write was under way
-        if self.protocol == "C" or not local:
-            excused = theirs.lost_power > mark.submitted or theirs.void or (
-                peer.on and (peer.state.disk != Disk.UP_TO_DATE or peer.state.conn in TARGET))
-            if held and not theirs.void:
-                theirs.acked.add(mark)
-            elif not excused:
-                self.fail(1, f"{node.name} acknowledged {mark} under {self.protocol}, but {peer.name} does not hold it")
-            return
-        mark.weak = True
-        if theirs.void:
-            return
-        if held:
-            theirs.acked.add(mark)
-        elif self.protocol == "B":
-            theirs.received[mark] = peer.life
-
-    def _flushed(self, node: Node, seq: int, before: Any) -> None:
-        state = node.state
-        both = [s.conn >= Conn.CONNECTED and s.pdsk == Disk.UP_TO_DATE for s in (state, before)]
-        diskless = state.disk < Disk.INCONSISTENT and before.disk < Disk.INCONSISTENT
-        for name, there in ((node.name, state.disk == before.disk == Disk.UP_TO_DATE),
-                            (node.peer.name, all(both) and (self.protocol == "C" or diskless))):  # fmt: skip
-            if there:
-                for mark in self.ledgers[name].acked:
-                    if mark.acked is not None and mark.acked < seq and name not in mark.unsure:
-                        mark.durable.add(name)
-
-    def _read(self, node: Node, request: Request, seq: int, before: Any) -> None:
-        states = (before, node.state)
-        first = request.offset_bytes // SECTOR
-        sectors = range(first, first + request.length_bytes // SECTOR)
-        data = bytes(request.data)
-        if len(data) != request.length_bytes:
-            self.fail(1, f"a read of {request.length_bytes} bytes got {len(data)}")
-        stamps = [int.from_bytes(data[n * SECTOR : n * SECTOR + 8], "big") for n in range(len(sectors))]
-        if all(s.disk == Disk.UP_TO_DATE for s in states):
-            self.compare(self.ledger(node), sectors, stamps, f"{node.name}: a read", seq)
-        elif all(s.disk < Disk.INCONSISTENT and s.pdsk == Disk.UP_TO_DATE for s in states):
-            self.compare(self.ledger(node.peer), sectors, stamps, f"{node.name}: a read of the peer's disk", seq)
+    # --- life and death ---
 
     def flush_failed(self, node: Node) -> None:
         ledger = self.ledger(node)
@@ -208,8 +43,6 @@ class Oracle:
         ledger.acked -= gone
         (ledger.forgiven if ledger.alone_at_failure else ledger.dropped).update(gone)
         self.check(node, "after its cache was dropped")
-
-    # --- life and death ---
 
     def dies(self, node: Node, power: bool, was_on: bool) -> None:
         if was_on:

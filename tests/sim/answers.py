@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Answers to the application: each one is a promise, and is held against the disks when it is given."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from replblock.core.requests import Op, Request
+from replblock.state.names import Conn, Disk
+from tests.sim.ledger import Mark
+from tests.sim.watch import SECTOR, Watch
+
+if TYPE_CHECKING:
+    from tests.sim.node import Node
+
+
+TARGET = frozenset({
+    Conn.STARTING_SYNC_T, Conn.WF_BITMAP_T, Conn.WF_SYNC_UUID, Conn.SYNC_TARGET, Conn.PAUSED_SYNC_T,
+})  # fmt: skip
+
+
+class Answers(Watch):
+    """Requests, from the moment they are handed in until they are answered."""
+
+    def submitted(self, node: Node, request: Request) -> Any:
+        """A request is about to be handed in; returns what it is remembered as."""
+        seq = self.tick()
+        what: Any = seq
+        if request.op in (Op.WRITE, Op.ZERO, Op.TRIM):
+            number = int.from_bytes(request.data[:8], "big") if request.op == Op.WRITE else 0
+            what = Mark(node.name, number, request.offset_bytes // SECTOR, request.length_bytes // SECTOR, seq)
+            what.advice = request.op == Op.TRIM
+            self.sectors.update(range(what.first, what.first + what.sectors))
+            self.ledger(node).may(what)
+            if node.state.conn >= Conn.WF_REPORT_PARAMS:
+                self.ledger(node.peer).may(what)
+        self.pending[id(request)] = (request, what, node, node.life, node.state)
+        return what
+
+    def answered(self, request: Request) -> None:
+        entry = self.pending.pop(id(request), None)
+        if entry is None:
+            self.fail(1, f"{request.op.name} was answered twice")
+            return
+        _, what, node, _, before = entry
+        if request.errno:
+            return
+        if isinstance(what, Mark):
+            self._acked(node, what, request.fua, before)
+        elif request.op == Op.FLUSH:
+            self._flushed(node, what, before)
+        elif request.op == Op.READ:
+            self._read(node, request, what, before)
+
+    def _acked(self, node: Node, mark: Mark, fua: bool, before: Any) -> None:
+        mark.acked = self.tick()
+        if mark.advice:
+            return
+        state, peer = node.state, node.peer
+        mine, theirs = self.ledger(node), self.ledger(peer)
+        local = state.disk == Disk.UP_TO_DATE
+        if local:
+            if not self.holds(node, mark):
+                self.fail(1, f"{node.name} acknowledged {mark}, but its own disk does not hold it")
+            mine.acked.add(mark)
+            if fua and node.name not in mark.unsure:
+                mark.durable.add(node.name)
+        if state.conn < Conn.CONNECTED or state.pdsk != Disk.UP_TO_DATE:
+            if not local and theirs.lost_power < mark.submitted and not theirs.void and self.holds(peer, mark):
+                theirs.acked.add(mark)
+            return
+        held = self.holds(peer, mark)
+        ordered_away = before.disk == Disk.UP_TO_DATE and node.name in self.gives_up
+        if not local and ordered_away and self.protocol != "C":
+            local = True  # promised for this disk, which the operator gave up while the write was under way
+        if self.protocol == "C" or not local:
+            excused = theirs.lost_power > mark.submitted or theirs.void or (
+                peer.on and (peer.state.disk != Disk.UP_TO_DATE or peer.state.conn in TARGET))
+            if held and not theirs.void:
+                theirs.acked.add(mark)
+            elif not excused:
+                self.fail(1, f"{node.name} acknowledged {mark} under {self.protocol}, but {peer.name} does not hold it")
+            return
+        mark.weak = True
+        if theirs.void:
+            return
+        if held:
+            theirs.acked.add(mark)
+        elif self.protocol == "B":
+            theirs.received[mark] = peer.life
+
+    def _flushed(self, node: Node, seq: int, before: Any) -> None:
+        state = node.state
+        both = [s.conn >= Conn.CONNECTED and s.pdsk == Disk.UP_TO_DATE for s in (state, before)]
+        diskless = state.disk < Disk.INCONSISTENT and before.disk < Disk.INCONSISTENT
+        for name, there in ((node.name, state.disk == before.disk == Disk.UP_TO_DATE),
+                            (node.peer.name, all(both) and (self.protocol == "C" or diskless))):  # fmt: skip
+            if there:
+                for mark in self.ledgers[name].acked:
+                    if mark.acked is not None and mark.acked < seq and name not in mark.unsure:
+                        mark.durable.add(name)
+
+    def _read(self, node: Node, request: Request, seq: int, before: Any) -> None:
+        states = (before, node.state)
+        first = request.offset_bytes // SECTOR
+        sectors = range(first, first + request.length_bytes // SECTOR)
+        data = bytes(request.data)
+        if len(data) != request.length_bytes:
+            self.fail(1, f"a read of {request.length_bytes} bytes got {len(data)}")
+        stamps = [int.from_bytes(data[n * SECTOR : n * SECTOR + 8], "big") for n in range(len(sectors))]
+        if all(s.disk == Disk.UP_TO_DATE for s in states):
+            self.compare(self.ledger(node), sectors, stamps, f"{node.name}: a read", seq)
+        elif all(s.disk < Disk.INCONSISTENT and s.pdsk == Disk.UP_TO_DATE for s in states):
+            self.compare(self.ledger(node.peer), sectors, stamps, f"{node.name}: a read of the peer's disk", seq)
