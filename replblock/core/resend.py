@@ -110,6 +110,7 @@ class Resend(PathState):
         """The connection to the only good copy broke: what had no barrier ack may be missing there."""
         held = {id(request) for request in self._held}
         taken = set()
+        unanswered = []
         for epoch in epochs:
             for request in epoch.requests:
                 owner = epoch_of(request)
@@ -123,9 +124,11 @@ class Resend(PathState):
                     elif request._waits & LOCAL:
                         request._net = NET_LOST  # on inconsistent data alone it counts for nothing
                     elif id(request) in held:
-                        self._no_data(request)
+                        unanswered.append(request)
         if taken:
             self._held = [request for request in self._held if id(request) not in taken]
+        for request in unanswered:
+            self._no_data(request)  # it may be held again: something else may have frozen the path
 
     def _answered_and_lost(self, request: Request) -> None:
         """A copy of it takes its place in the line; the request itself may still be under way on this disk."""

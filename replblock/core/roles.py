@@ -24,6 +24,8 @@ class Roles:
         self._r = resource
         self._admin = admin
         self._attempt: tuple[Attempt, Reply] | None = None
+        self._promotion: list[Reply] | None = None
+        """Who waits until what the new role stands on is durable."""
         self._demotion: Callable[[], None] | None = None
 
     # --- primary ---
@@ -32,7 +34,10 @@ class Roles:
         """primary [--force]."""
         r = self._r
         if r.state.role == Role.PRIMARY and not (args.get("force") and r.state.disk != Disk.UP_TO_DATE):
-            reply(Answer())
+            if self._promotion is not None:
+                self._promotion.append(reply)
+            else:
+                reply(Answer())
             return
         if self._attempt is not None or self._admin.pending is not None:
             reply(self._admin.busy())
@@ -134,30 +139,47 @@ class Roles:
             if forced:
                 r.handshake.send_uuids()
             r.send_state()
-        disk, meta = r.disk, r.meta
+        meta = r.meta
+        self._promotion = waiting = [reply]
+
+        def ended(answer: Answer) -> None:
+            if self._promotion is waiting:
+                self._promotion = None
+            for each in waiting:
+                each(answer)
 
         def durable(error: int) -> None:
-            if error and r.meta is not None:
+            if error and r.meta is meta:
                 r.disk_failed(error, "writing metadata at promotion")
+            if self._promotion is not waiting or r.state.role != Role.PRIMARY:
+                ended(self._admin.busy())  # demoted meanwhile
+                return
             r.primary.ready = True
             r.host.state_changed(r.state, r.state)
-            reply(Answer())
+            ended(Answer())
 
         def flushed(error: int) -> None:
             if error:
-                r.disk_failed(error, "flushing at promotion")
+                if r.meta is meta:
+                    r.disk_failed(error, "flushing at promotion")
                 if r.state.disk < Disk.UP_TO_DATE and r.state.pdsk < Disk.UP_TO_DATE:
                     r.change("promotion-failed", forced=True, role=Role.SECONDARY)
-                    reply(self._admin.refused_code(Code.NO_UP_TO_DATE_DISK, None, "flush-failed-at-promotion"))
+                    ended(self._admin.refused_code(Code.NO_UP_TO_DATE_DISK, None, "flush-failed-at-promotion"))
                     return
-            if r.meta is not None and meta is not None:
+            if r.meta is meta and meta is not None:
                 meta.save(durable)
+            else:
+                durable(0)  # that disk is gone, or another attach went on with the new role
+
+        def written() -> None:
+            if r.meta is meta and meta is not None:
+                meta.flush(flushed)
             else:
                 durable(0)
 
-        if disk is not None and meta is not None:
+        if meta is not None:
             # what the peer sent before it vanished is written and on disk before anybody builds on it
-            r.secondary.when_written(lambda: meta.flush(flushed))
+            r.secondary.when_written(written)
         else:
             durable(0)
 
@@ -179,6 +201,7 @@ class Roles:
             reply(self._admin.refused(refusal))
             return
         r.primary.ready = False
+        self._promotion = None
         r.host.state_changed(r.state, r.state)
 
         def drained() -> None:

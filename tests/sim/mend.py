@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from replblock.state.names import Conn, Disk, Role
+from tests.sim.disk import fresh_metadata
 
 if TYPE_CHECKING:
     from tests.sim.node import Node
@@ -110,6 +111,10 @@ class Mender:
             self.player.command(victim, "connect", {})
             self.player.command(victim.peer, "connect", {})
             return
+        rules = [n.resource.reasons[-1]["rule"] for n in nodes if n.resource.reasons]
+        if "unrelated-data-refused" in rules and number > 3:
+            self._create_metadata(victim)
+            return
         if victim.state.role == Role.PRIMARY:
             self.player.command(victim, "secondary", {})
             if self.sim.run_until(lambda: not victim.on or victim.state.role != Role.PRIMARY, 500) and victim.on:
@@ -118,6 +123,14 @@ class Mender:
                 victim.die(False)
                 return
         self.player.command(victim, "connect", {"discard_my_data": True})
+        self.player.command(victim.peer, "connect", {})
+
+    def _create_metadata(self, victim: Node) -> None:
+        """What the refusal of unrelated data names: down, create-md --force, up."""
+        victim.die(False)
+        victim.platter.meta = fresh_metadata(victim.platter.geometry, True)
+        self.player.oracle.metadata_created(victim)
+        self.player.do_up(victim, None)
         self.player.command(victim.peer, "connect", {})
 
     def _stuck(self, number: int, solve: bool) -> None:

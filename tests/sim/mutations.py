@@ -166,7 +166,7 @@ MUTATIONS: tuple[Mutation, ...] = (
 
     # ---- roles
     Mutation("promotion-does-not-flush", "core/roles.py",
-             "r.secondary.when_written(lambda: meta.flush(flushed))", "flushed(0)",
+             "r.secondary.when_written(written)", "flushed(0)",
              "data before metadata: the doors open on data that is not durable yet"),
     Mutation("promotion-of-outdated-data", "state/sanitizing.py",
              '_AS_TARGET = Clip(Disk.INCONSISTENT, Disk.OUTDATED,', '_AS_TARGET = Clip(Disk.INCONSISTENT, Disk.UP_TO_DATE,',

@@ -173,6 +173,11 @@ class Oracle(Answers):
             ledger = self.ledger(node)
             ledger.void, ledger.acked = True, set()
 
+    def metadata_created(self, node: Node) -> None:
+        """create-md --force: whatever stands on the disk is worth nothing any more, by order."""
+        ledger = self.ledger(node)
+        ledger.void, ledger.acked = True, set()
+
     def _policy_gave_up(self, node: Node) -> bool:
         decision = node.resource.sync.decision
         s = node.settings

@@ -186,6 +186,24 @@ FOUND = (
           {"blocks": 16, "on_io_error": "pass_on", "slow_ms": 2},
           (("power", "b"), ("write", "a", (0, 8, False)), ("wait", "a", None, 12000), ("fail", "a", "read"),
            ("up", "b", None, 4000))),
+    Found("held-twice-and-forgotten",
+          "a write whose only copy was lost while a detach had frozen the path was refused and then forgotten: its "
+          "application waited for ever",
+          {"blocks": 16, "slow_ms": 30},
+          (("kill", "a", None, 0, 2717036382), ("primary", "b"), ("mend", "a"), ("invalidate", "b", None, 8),
+           ("forget", "a"), ("write", "b", (81, 8, False)), ("wait", "b", None, 1500), ("detach", "b"))),
+    Found("promotion-and-another-attach",
+          "a disk failed under a promotion and was attached again: the promotion went on with the old one",
+          {"blocks": 16, "slow_ms": 30},
+          (("power", "a"), ("mend", "b"), ("fail", "b", "meta"), ("primary", "b", None, 8, 1955166097))),
+    Found("unrelated-after-half-a-resync",
+          "a target that failed in mid-resync was forced to be Primary: no generation in common with its source any "
+          "more; only create-md leads on (the simulator's operator did not read the refusal)",
+          {"blocks": 16},
+          (("fail", "a", "write"), ("write", "b", (16, 2, False), 40), ("attach", "a"), ("delay", "a", 1),
+           ("wait", "b", None, 100), ("up", "a"), ("write", "b", (104, 16, False), 15, 4077873251),
+           ("cut_one_way", "a"), ("fuse", "a", (80, True), 12000), ("secondary", "a"), ("up", "a", None, 0, 1176438575),
+           ("connect", "a", None, 5, 1003313890), ("force", "a"))),
 )  # fmt: skip
 
 
