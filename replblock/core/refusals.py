@@ -10,7 +10,7 @@ from replblock.state.policies import Decision
 # Rule of the decision -> what to run; {r} is the resource.
 WAYS_OUT: dict[str, str] = {
     "unrelated-data-refused": "to overwrite one of the disks, run there: replctl down {r}; replctl create-md --force "
-                              "{r}; replctl up {r}",
+                              "{r}; replctl up {r}; and on the other: replctl connect {r}",
     "rr-conflict-disconnect": "the Primary would lose its data to the peer; to let it, run there: replctl secondary "
                               "{r}; replctl connect {r}",
     "rr-conflict-call-pri-lost": "the Primary would lose its data to the peer; to let it, run there: replctl secondary "
