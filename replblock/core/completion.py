@@ -12,7 +12,7 @@ from collections.abc import Callable
 from replblock.core.epochs import LIVE
 from replblock.core.path import BARRIER, NET, NET_FAILED, NET_IN_SYNC, NET_LOST, NET_OK, Lost
 from replblock.core.requests import MAX_REQUEST_BYTES, Op, Request
-from replblock.core.resend import Resend, is_copy
+from replblock.core.resend import Resend, epoch_of, is_copy
 from replblock.state.names import Conn, Role
 from replblock.wire.commands import Cmd
 from replblock.wire.errors import ProtocolError
@@ -111,6 +111,8 @@ class Completion(Resend):
         if self.frozen:
             self._held.append(request)
             return
+        if not self._alone_ok and self._only_received(request):
+            return
         epoch = request._epoch
         busy = None
         if epoch is not None:
@@ -135,6 +137,18 @@ class Completion(Resend):
             self._unpark()
         if not self._in_flight:
             self._r.admin.drained()
+
+    def _only_received(self, request: Request) -> bool:
+        """Sent under A or B while this disk still was a good one: now the peer must have it on its disk."""
+        if request._firm or request.errno or request.op in (Op.READ, Op.FLUSH):
+            return False
+        epoch = epoch_of(request)
+        if epoch is None or epoch.fate != LIVE:
+            return False
+        self._only_there(request)
+        if not request._waits:
+            self._no_data(request)
+        return True
 
     def _no_data(self, request: Request) -> None:
         """Neither here nor there: on-no-data-accessible."""

@@ -39,9 +39,9 @@ class Detaching:
             return
         if r.state.conn < Conn.CONNECTED or self._force:
             self._go()
-        elif self._admin.pending is not None:
-            self._answer(self._admin.busy())
-        elif r.state.role == Role.PRIMARY and FREEZE not in r.primary.frozen:
+        elif self._admin.pending is not None or FREEZE in r.primary.frozen:
+            self._answer(self._admin.busy())  # another detach waits for the peer's flush
+        elif r.state.role == Role.PRIMARY:
             self._frozen = True
             r.primary.freeze(FREEZE)
             r.primary.drain_log(self._ask)

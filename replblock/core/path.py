@@ -195,6 +195,9 @@ class PathState:
     def _no_data(self, request: Request) -> None:
         raise NotImplementedError
 
+    def _only_there(self, request: Request) -> None:
+        raise NotImplementedError
+
     def _write(self, request: Request) -> None:
         raise NotImplementedError
 

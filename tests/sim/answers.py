@@ -46,13 +46,13 @@ class Answers(Watch):
         if request.errno:
             return
         if isinstance(what, Mark):
-            self._acked(node, what, request.fua, before)
+            self._acked(node, what, request.fua)
         elif request.op == Op.FLUSH:
             self._flushed(node, what, before)
         elif request.op == Op.READ:
             self._read(node, request, what, before)
 
-    def _acked(self, node: Node, mark: Mark, fua: bool, before: Any) -> None:
+    def _acked(self, node: Node, mark: Mark, fua: bool) -> None:
         mark.acked = self.tick()
         if mark.advice:
             return
@@ -70,9 +70,6 @@ class Answers(Watch):
                 theirs.acked.add(mark)
             return
         held = self.holds(peer, mark)
-        ordered_away = before.disk == Disk.UP_TO_DATE and node.name in self.gives_up
-        if not local and ordered_away and self.protocol != "C":
-            local = True  # promised for this disk, which the operator gave up while the write was under way
         if self.protocol == "C" or not local:
             excused = theirs.lost_power > mark.submitted or theirs.void or (
                 peer.on and (peer.state.disk != Disk.UP_TO_DATE or peer.state.conn in TARGET))
@@ -84,10 +81,10 @@ class Answers(Watch):
         mark.weak = True
         if theirs.void:
             return
-        if held:
+        if held and self.shows(peer, mark):
             theirs.acked.add(mark)
         elif self.protocol == "B":
-            theirs.received[mark] = peer.life
+            theirs.received[mark] = self.met_life[node.name]  # its ack may come after that one's death
 
     def _flushed(self, node: Node, seq: int, before: Any) -> None:
         state = node.state

@@ -51,6 +51,8 @@ class Ledger:
         """Inconsistent: half of something else."""
         self.synced_since = 0
         self.promoted = -1
+        self.judged_from: int | None = None
+        """Promoted alone, and not yet answered: protocol A's prefix is judged from here on."""
         self.lost_power = -1
         self.alone_at_failure = False
         self.disk_failed = False

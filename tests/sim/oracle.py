@@ -89,6 +89,7 @@ class Oracle(Answers):
         if new.disk == Disk.UP_TO_DATE and old.disk != Disk.UP_TO_DATE:
             self._up_to_date(node, old, new)
         if new.conn >= Conn.CONNECTED > old.conn:
+            self.met_life[node.name] = node.peer.life
             self._met(node)
         if new.conn == Conn.CONNECTED and new.disk == new.pdsk == Disk.UP_TO_DATE and (
             old.conn < Conn.CONNECTED or old.disk == Disk.NEGOTIATING
@@ -104,6 +105,7 @@ class Oracle(Answers):
         if new.disk != Disk.UP_TO_DATE and new.pdsk != Disk.UP_TO_DATE:
             self.fail(3, f"{node.name} was promoted without UpToDate data")
         if new.conn < Conn.CONNECTED:
+            mine.judged_from = max(mine.promoted, mine.synced_since)
             mine.promoted = self.tick()
             mine.forgiven |= mine.dropped
             mine.dropped = set()
@@ -123,18 +125,25 @@ class Oracle(Answers):
                     self.fail(1, f"protocol B: {node.name} acknowledged to have {mark}, and was promoted without it")
                 mine.acked.add(mark)
         mine.received.clear()
-        if self.protocol == "A":
-            self._prefix(node, mine)
+        since, mine.judged_from = mine.judged_from, None
+        if self.protocol == "A" and since is not None:
+            self._prefix(node, mine, since)
 
-    def _prefix(self, node: Node, ledger: Ledger) -> None:
+    def _prefix(self, node: Node, ledger: Ledger, since: int) -> None:
+        """Of what the peer acknowledged since the two last were one (resync), or parted (an earlier promotion).
+
+        What was missing then is settled: whoever builds on this disk goes on without it.
+        """
+        peer = node.peer.name
         newest = 0
         for sector, marks in ledger.at.items():
             found = node.platter.stamps((sector,))[0]
-            newest = max([newest, *(m.submitted for m in marks if found and m.number == found and m.weak)])
-        every = {m for marks in ledger.at.values() for m in marks}
-        for mark in every:
-            if mark.weak and mark.acked is not None and ledger.synced_since < mark.acked < newest:
-                if mark.acked > ledger.lost_power and mark not in ledger.dropped and not self.holds(node, mark):
+            theirs = [m for m in marks if found and m.number == found and m.weak and m.node == peer]
+            newest = max([newest, *(m.submitted for m in theirs)])
+        lost = ledger.dropped | ledger.forgiven
+        for mark in {m for marks in ledger.at.values() for m in marks}:
+            if mark.weak and mark.node == peer and mark.acked is not None and since < mark.acked < newest:
+                if mark.acked > ledger.lost_power and mark not in lost and not self.holds(node, mark):
                     self.fail(1, f"protocol A: {node.name} was promoted without {mark}, but with later ones")
 
     def _lost_by(self, target: Node) -> set[Mark]:
@@ -166,6 +175,7 @@ class Oracle(Answers):
         ledger.acked = set()
         ledger.received.clear()
         ledger.synced_since = self.tick()
+        self.ledger(node.peer).synced_since = ledger.synced_since
 
     def invalidated(self, node: Node) -> None:
         """`invalidate` was answered with yes, alone: whatever happens, this data is never used again."""
@@ -195,6 +205,7 @@ class Oracle(Answers):
                 ledger.merge(self.ledgers[name])
             self._everything_may_be(ledger)
             ledger.void = False
+            ledger.judged_from = None  # half of a resync is no prefix of anything
             return
         if old.conn not in TARGET:
             self.fail(3, f"{node.name} calls itself UpToDate in {new.conn.label}, but its data is half of something")

@@ -204,6 +204,24 @@ FOUND = (
            ("wait", "b", None, 100), ("up", "a"), ("write", "b", (104, 16, False), 15, 4077873251),
            ("cut_one_way", "a"), ("fuse", "a", (80, True), 12000), ("secondary", "a"), ("up", "a", None, 0, 1176438575),
            ("connect", "a", None, 5, 1003313890), ("force", "a"))),
+    Found("taken-by-tcp-before-a-read-failed",
+          "pass_on: a write was with TCP when a read error made this disk Inconsistent, and was acknowledged under A "
+          "though neither disk that counts had it",
+          {"al_updates": False, "blocks": 40, "on_io_error": "pass_on", "protocol": "A", "slow_share": 1.0},
+          (("fail", "a", "read"), ("primary", "a"), ("clock", "b", 10000000), ("write", "b", (184, 1, False)),
+           ("read", "b", (0, 1, False), 15))),
+    Found("received-before-a-read-failed",
+          "the same under B: the peer had received it only",
+          {"al_updates": False, "blocks": 16, "cram_hmac_alg": "sha256", "offer_ordered": False,
+           "on_io_error": "pass_on", "protocol": "B", "slow_share": 1.0},
+          (("write", "a", (101, 1, False), 3), ("write", "b", (96, 16, False)), ("read", "b", (96, 8, False)),
+           ("fail", "a", "read", 5, 3750661318))),
+    Found("two-detaches",
+          "a second detach did not wait for the peer's flush, and what was written meanwhile was acknowledged under A "
+          "by a disk that was being given up",
+          {"blocks": 40, "protocol": "A"},
+          (("primary", "b"), ("kill", "a"), ("wait", "a", None, 4000), ("write", "b", (229, 2, False)), ("mend", "b"),
+           ("write", "b", (312, 1, False)), ("detach", "b"), ("write", "b", (312, 2, False)), ("detach", "b"))),
 )  # fmt: skip
 
 

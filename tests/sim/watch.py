@@ -36,6 +36,8 @@ class Watch:
         """Nodes whose operator ordered their data away."""
         self.decisions: dict[str, tuple[Any, Any]] = {}
         self.last_role: dict[str, Role] = {}
+        self.met_life: dict[str, int] = {}
+        """With which life of its peer a node is connected."""
         self.last_decision: dict[str, Any] = {}
 
     def tick(self) -> int:
@@ -60,6 +62,10 @@ class Watch:
             if not self.fits(at.get(sector, []), found, mark.submitted):
                 return False
         return True
+
+    def shows(self, node: Node, mark: Mark) -> bool:
+        """Zeroes may be older than every write, even where a trim or zeroing would be newer: they prove nothing."""
+        return 0 not in node.platter.stamps(range(mark.first, mark.first + mark.sectors))
 
     def marked(self, node: Node, mark: Mark) -> bool:
         """Is every block of it marked as different, on one of the nodes?"""
