@@ -376,5 +376,7 @@ class Admin:
             self._answered(None)
         elif name == "admin-promote":
             self.roles.on_timer()
+        elif name == "admin-demote":
+            self.roles.on_demote_timer()
         else:
             self.waits.on_timer(name)

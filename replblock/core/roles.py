@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from replblock.core.admin import Admin
     from replblock.core.resource import Resource
 
+HANDSHAKE_LOOK_MS = 20
+"""A demotion waits for the end of a handshake, which ends by its own timer at the latest."""
+
 
 class Roles:
     """One change of role at a time."""
@@ -27,6 +30,7 @@ class Roles:
         self._promotion: list[Reply] | None = None
         """Who waits until what the new role stands on is durable."""
         self._demotion: Callable[[], None] | None = None
+        self._demote_later: list[Reply] = []
 
     # --- primary ---
 
@@ -120,6 +124,12 @@ class Roles:
         if self._attempt is not None:
             attempt, reply = self._attempt
             self._try(attempt, reply)
+
+    def on_demote_timer(self) -> None:
+        """The handshake that was under way may have ended."""
+        waiting, self._demote_later = self._demote_later, []
+        for reply in waiting:
+            self._demote(reply)
 
     def _promote(self) -> None:
         assert self._attempt is not None
@@ -219,6 +229,11 @@ class Roles:
 
     def _demote(self, reply: Reply) -> None:
         r = self._r
+        if r.state.conn == Conn.WF_REPORT_PARAMS:
+            # the peer decides by the role it was told: both must come to mirror images
+            self._demote_later.append(reply)
+            r.host.timer("admin-demote", HANDSHAKE_LOOK_MS)
+            return
         refusal = r.change("demoted", role=Role.SECONDARY)
         if refusal is not None:
             r.primary.ready = True

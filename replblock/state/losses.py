@@ -42,6 +42,11 @@ def _back_alone(old: State, new: State, bitmap_uuid: int) -> bool:
     return back and bitmap_uuid == 0 and peer_has_none
 
 
+def _serves_diskless(state: State) -> bool:
+    """Does a diskless Primary work on this disk alone?"""
+    return state.peer == Role.PRIMARY and state.pdsk < Disk.INCONSISTENT and state.disk >= Disk.UP_TO_DATE
+
+
 def _promoted(old: State, new: State) -> bool:
     return old.role != Role.PRIMARY and new.role == Role.PRIMARY and new.disk >= Disk.INCONSISTENT
 
@@ -64,9 +69,10 @@ MINT_RULES: tuple[MintRule, ...] = (
              "A diskless Primary has its disk back while the peer's is out of reach: the peer's data may have got a "
              "generation of its own meanwhile, and what is written now, the peer will not have."),
     MintRule("diskless-peer-promoted",
-             lambda old, new, bitmap, forced, unsure: bitmap == 0 and new.pdsk < Disk.INCONSISTENT
-             and old.peer != Role.PRIMARY and new.peer == Role.PRIMARY and new.disk >= Disk.UP_TO_DATE, False,
-             "A diskless peer became Primary on this disk: its own disk will not have what it writes."),
+             lambda old, new, bitmap, forced, unsure: bitmap == 0 and _serves_diskless(new)
+             and not _serves_diskless(old), False,
+             "A diskless peer became Primary on this disk, or this disk came to a diskless Primary: the peer's own "
+             "disk will not have what it writes."),
     MintRule("source-failed-at-the-end",
              lambda old, new, bitmap, forced, unsure: unsure and bitmap == 0 and new.disk >= Disk.UP_TO_DATE
              and new.conn >= Conn.CONNECTED and new.pdsk < Disk.INCONSISTENT <= old.pdsk, False,

@@ -79,10 +79,17 @@ def _resolve_own_changes(h: Handshake, c: Course) -> Course:
     return c.refuse("target-has-own-changes", "split-brain")._replace(split_brain=True)
 
 
+# By these both hold the same generation, and only a crash names the source.
+_CRASH_RULES = frozenset({
+    "i-crashed", "peer-crashed", "both-crashed", "crash-i-am-primary", "crash-peer-is-primary",
+})  # fmt: skip
+
+
 def _stale_source(h: Handshake, c: Course) -> bool:
-    i_am_stale_source = c.result > 0 and h.disk in STALE and h.peer_disk == Disk.UP_TO_DATE
-    peer_is_stale_source = c.result < 0 and h.peer_disk in STALE and h.disk == Disk.UP_TO_DATE
-    return i_am_stale_source or peer_is_stale_source
+    source, target = (h.disk, h.peer_disk) if c.result > 0 else (h.peer_disk, h.disk)
+    # what crashed while it was Outdated had been told that the other one's data, of this very generation, counts
+    enough = Disk.CONSISTENT if h.verdict.rule in _CRASH_RULES else Disk.UP_TO_DATE
+    return c.result != 0 and source in STALE and target >= enough
 
 
 def _resolve_stale_source(h: Handshake, c: Course) -> Course:
@@ -162,7 +169,8 @@ SAFETY_RULES: tuple[SafetyRule, ...] = (
                "By policy this Primary loses but cannot give up its role; --discard-my-data would turn it into the "
                "source, while the peer, who cannot know, is the source too."),
     SafetyRule("stale-side-never-source", _stale_source, _resolve_stale_source,
-               "By the generations the Outdated or Inconsistent side would be the source while the other is UpToDate. "
+               "By the generations the Outdated or Inconsistent side would be the source while the other is UpToDate "
+               "(or Consistent, where both hold the same generation and only a crash speaks for the Outdated side). "
                "Refused on both sides; invalidate the side whose data is to go, then connect."),
     SafetyRule("bits-left", _bits_left, _settle_left_over,
                "The generations say nothing is to be copied, yet blocks are marked as different."),

@@ -162,6 +162,8 @@ class Oracle(Answers):
     def _made_inconsistent(self, node: Node, new: Any) -> None:
         ledger = self.ledger(node)
         if new.conn in TARGET - {Conn.SYNC_TARGET, Conn.PAUSED_SYNC_T}:
+            if self._policy_gave_up(node):
+                self.gives_up.add(node.name)  # it stands in the metadata: the next connection goes by the disks' states
             return  # nothing was copied yet: a disk that dies before it is told so comes back whole
         if new.conn in TARGET:
             if self.ledger(node.peer).void:

@@ -222,6 +222,14 @@ FOUND = (
           {"blocks": 40, "protocol": "A"},
           (("primary", "b"), ("kill", "a"), ("wait", "a", None, 4000), ("write", "b", (229, 2, False)), ("mend", "b"),
            ("write", "b", (312, 1, False)), ("detach", "b"), ("write", "b", (312, 2, False)), ("detach", "b"))),
+    Found("outdated-and-crashed",
+          "a Primary that had begun to give up its data, by invalidate-remote, lost power; Outdated, it overwrote the "
+          "peer, which was only Consistent",
+          {"blocks": 2, "delay_ms": 15, "fencing": "resource-only"},
+          (("power", "a"), ("mend", "b"), ("primary", "b"), ("primary", "a", None, 4000), ("zero", "a", (1, 8, False)),
+           ("invalidate_remote", "b"), ("mend", "a"), ("invalidate_remote", "a", None, 8),
+           ("write", "b", (13, 2, False), 8, 4010473474), ("fuse", "b", (0, True)),
+           ("detach", "b", None, 0, 3887461013), ("down", "a"))),
 )  # fmt: skip
 
 

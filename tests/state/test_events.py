@@ -239,6 +239,9 @@ def cut(state: State, rules: Rules = Rules()) -> State:  # noqa: B008
     ("promoted-alone", GOOD._replace(pdsk=Disk.DISKLESS), PRIMARY._replace(pdsk=Disk.DISKLESS), 0, False),
     ("promotion-forced", State(S, S, Conn.CONNECTED, INC, INC), State(P, S, Conn.CONNECTED, UP, INC), 7, True),
     ("diskless-peer-promoted", GOOD._replace(pdsk=Disk.DISKLESS), GOOD._replace(pdsk=Disk.DISKLESS, peer=P), 0, False),
+    ("diskless-peer-promoted", State(S, P, Conn.CONNECTED, Disk.NEGOTIATING, Disk.DISKLESS),
+     State(S, P, Conn.CONNECTED, UP, Disk.DISKLESS), 0, False),
+    (None, State(S, P, Conn.CONNECTED, UP, Disk.DISKLESS), State(S, P, Conn.CONNECTED, UP, Disk.ATTACHING), 0, False),
     (None, PRIMARY._replace(disk=INC), cut(PRIMARY._replace(disk=INC)), 0, False),
     (None, GOOD, GOOD._replace(pdsk=Disk.FAILED), 0, False),
 ])

@@ -249,6 +249,18 @@ def test_missed_end_with_outdated_source_is_refused_on_both_sides():
     assert d.conn == Conn.WF_BITMAP_T and d.rule == "stale-side-gives-up"
 
 
+def test_an_outdated_node_is_not_the_source_because_it_crashed():
+    """Its operator, or the peer's, had said that the other data counts: only a crash speaks for it."""
+    same = (G(X, 0, Y, Z), G(X, 0, Y, Z))
+    for obeys in (False, True):
+        both = Both(same, (True, False), (S, S), (Disk.OUTDATED, Disk.CONSISTENT), (9, 0), obeys=obeys)
+        check_symmetry(both)
+        for d in both.decisions:
+            assert d.refused and d.rule == "stale-side-never-source" and abs(d.drbd_result) == 1
+    d = one((G(X, Y, Z, 0), G(Y, 0, Z, 0)), disks=(Disk.OUTDATED, Disk.CONSISTENT), bits=(9, 0))
+    assert d.conn == Conn.WF_BITMAP_S, "an older generation is older, whatever its disk is called"
+
+
 def test_left_over_bits_of_a_surviving_primary_are_not_forgotten():
     """LINBIT/drbd#145: same generation, 16 bits left on the Primary, both UpToDate. DRBD: no resync."""
     pair = (G(X, 0, Y, Z), G(X, 0, Y, Z))
