@@ -12,7 +12,7 @@ from collections.abc import Callable
 from replblock.core.epochs import LIVE
 from replblock.core.path import BARRIER, NET, NET_FAILED, NET_IN_SYNC, NET_LOST, NET_OK, Lost
 from replblock.core.requests import MAX_REQUEST_BYTES, Op, Request
-from replblock.core.resend import Resend, epoch_of, is_copy
+from replblock.core.resend import NOT_KEPT, Resend, epoch_of, is_copy
 from replblock.state.names import Conn, Role
 from replblock.wire.commands import Cmd
 from replblock.wire.errors import ProtocolError
@@ -129,6 +129,8 @@ class Completion(Resend):
         self._in_flight_bytes -= request.length_bytes
         if request.op == Op.WRITE:
             request.data = b""
+        elif request._kept is None:
+            request._kept = NOT_KEPT
         request.done(request)
         if busy is not None:
             self.busy.free(busy)

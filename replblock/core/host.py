@@ -55,7 +55,10 @@ class Disk(Protocol):
         """fdatasync: all writes finished before this call are durable when `done(0)` comes."""
 
     def meta_write(self, blocks: Sequence[tuple[int, bytes]], done: Done) -> None:
-        """Write (offset_bytes, bytes) pairs in order and make them durable; calls are served first in, first out."""
+        """Write (offset_bytes, bytes) pairs in order and make them durable; calls are served first in, first out.
+
+        After one has failed all later ones fail too, and change nothing: what is written later relies on it.
+        """
 
     def meta_read(self, offset_bytes: int, length_bytes: int) -> bytes:
         """Read metadata, synchronously; used only while attaching. Raises OSError."""

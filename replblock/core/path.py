@@ -127,7 +127,11 @@ class PathState:
         self._primary = s.role == Role.PRIMARY
         self._has_disk = self._r.meta is not None and s.disk >= Disk.INCONSISTENT
         self._mark_too = conn == Conn.WF_BITMAP_T  # the peer does so too until it has our bitmap
-        self._alone_ok = self._has_disk and s.disk == Disk.UP_TO_DATE
+        alone_ok = self._has_disk and s.disk == Disk.UP_TO_DATE
+        if alone_ok and not self._alone_ok:
+            for epoch in self.log.everything():
+                self._forget(epoch)  # this disk has it all; sent again it would overwrite what comes from now on
+        self._alone_ok = alone_ok
         flags = DP_RW_SYNC
         resyncing = Conn.SYNC_SOURCE <= conn <= Conn.PAUSED_SYNC_T and conn not in (Conn.VERIFY_S, Conn.VERIFY_T)
         protocol = self._r.settings.protocol
@@ -184,6 +188,9 @@ class PathState:
         raise NotImplementedError
 
     def thaw(self, reason: str) -> None:
+        raise NotImplementedError
+
+    def _forget(self, epoch: Epoch) -> None:
         raise NotImplementedError
 
     def close_epoch(self) -> None:

@@ -27,6 +27,8 @@ from replblock.core.requests import Op, Request
 from replblock.wire.flags import FEATURE_TRIM, FEATURE_WZEROES
 
 _BY_ORDER = attrgetter("order")
+NOT_KEPT = memoryview(b"")
+"""Stands for the data of zeroes that were answered while this disk was a good one."""
 
 
 def epoch_of(request: Request) -> Epoch | None:
@@ -59,7 +61,9 @@ class Resend(PathState):
         """It is answered while the peer's copy is the only good one, and not yet on the peer's disk for good."""
         if request._elsewhere:
             self._r.attachment.lost_unflushed = True  # a new generation may not have come yet
-        if request.op == Op.WRITE and request._kept is None:
+        if request.op != Op.WRITE:
+            request._kept = request.data
+        elif request._kept is None:
             request._kept = bytes(request.data)
             self._kept_bytes += request.length_bytes
             if self._link is not None and self._kept_bytes >= self._r.settings.max_in_flight_bytes // 4:
@@ -67,9 +71,11 @@ class Resend(PathState):
                     self.close_epoch()  # soon forgotten again
 
     def _forget(self, epoch: Epoch) -> None:
-        """The peer has this epoch on its disk."""
+        """The peer has this epoch on its disk, or this disk is a good one again."""
         for request in epoch.requests:
-            if request._kept is not None:
+            if request.op != Op.WRITE:
+                request._kept = NOT_KEPT if request._kept is not None else None
+            elif request._kept is not None:
                 self._kept_bytes -= request.length_bytes
                 request._kept = None
 
@@ -139,10 +145,13 @@ class Resend(PathState):
             if request.op == Op.WRITE and not request.data:
                 self._forgotten = True  # it was answered when this disk had it, too
                 return
-            if request.op == Op.WRITE and not is_copy(request):
+            if not is_copy(request):
                 return  # parked: it begins anew
             kept = request.data
             self._kept_bytes += request.length_bytes if request.op == Op.WRITE else 0
+        elif kept is NOT_KEPT:
+            self._forgotten = True  # so were these; sent again they would overwrite what was written later
+            return
         request._net = NET_FAILED  # its copy counts from now on
         again = Request(
             request.op, request.offset_bytes, request.length_bytes, nobody, kept, request.fua, request.may_punch

@@ -80,6 +80,7 @@ class FileDisk:
         self._slow_until = 0.0
         self._mean_s = 0.0
         self._sync_errno = 0
+        self._meta_errno = 0
         self._nowait = True
         self._buffers = threading.local()
         self._pool = Pool("replblock-disk", threads)
@@ -196,8 +197,10 @@ class FileDisk:
 
     def _meta_batch(self, calls: list[tuple[Sequence[tuple[int, bytes]], Done]]) -> None:
         # One call after the other, each durable before the next begins: the core may rely on it.
+        # A later one may say that an earlier one is there: after a failure none is carried out any more.
         for blocks, done in calls:
-            self._post(done, self._attempt(self._meta_put, blocks))
+            self._meta_errno = self._meta_errno or self._attempt(self._meta_put, blocks)
+            self._post(done, self._meta_errno)
 
     def _meta_put(self, blocks: Sequence[tuple[int, bytes]]) -> None:
         fd, runs = self._meta.fd, merge_runs(blocks)

@@ -179,6 +179,27 @@ def test_a_failed_fdatasync_is_not_tried_again(tmp_path: Path, loop: Loop, monke
     disk.close()
 
 
+def test_after_a_failed_metadata_write_no_later_one_is_carried_out(
+    tmp_path: Path, loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A superblock that says "the bitmap is there" must not follow a bitmap that could not be written."""
+    write_all, failures = disk_module._write_all, [errno.EIO]
+
+    def fails_once(*args: Any) -> None:
+        if failures:
+            raise OSError(failures.pop(), "lost")
+        write_all(*args)
+
+    monkeypatch.setattr(disk_module, "_write_all", fails_once)
+    disk = make_disk(tmp_path / "disk", loop.post)
+    start = disk.geometry.start_bytes
+    before = disk.meta_read(start, 8192)
+    assert loop.wait(lambda done: disk.meta_write([(start, b"a" * 4096)], done)) == (errno.EIO,)
+    assert loop.wait(lambda done: disk.meta_write([(start + 4096, b"b" * 4096)], done)) == (errno.EIO,)
+    assert not failures and disk.meta_read(start, 8192) == before
+    disk.close()
+
+
 def test_disk_flushes_no_means_no_fdatasync(tmp_path: Path, loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disk_module.os, "fdatasync", lambda fd: pytest.fail("fdatasync"))
     disk = make_disk(tmp_path / "disk", loop.post, disk_flushes=False, md_flushes=False)

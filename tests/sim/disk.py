@@ -153,6 +153,7 @@ class OpenDisk:
         self.data_sectors = self.device_sectors = platter.size_bytes // SECTOR
         self.meta_queue: list[tuple[list[tuple[int, bytes]], Callable[[int], None]]] = []
         self.open = True
+        self.meta_failed = False
 
     def _later(self, action: Callable[..., None], *args: Any) -> None:
         self.node.later(self.sim.rng.randrange(1, self.platter.slow_ms + 1), action, *args)
@@ -243,14 +244,14 @@ class OpenDisk:
             self._next_meta()
 
     def _next_meta(self) -> None:
-        self.platter.meta_under_way = list(self.meta_queue[0][0])
+        self.platter.meta_under_way = [] if self.meta_failed else list(self.meta_queue[0][0])
         self._later(self._meta_written)
 
     def _meta_written(self) -> None:
         platter = self.platter
         blocks, done = self.meta_queue.pop(0)
         platter.meta_under_way = []
-        failed = "meta" in platter.failing
+        self.meta_failed = failed = self.meta_failed or "meta" in platter.failing
         if not failed:
             platter.meta.update(blocks)
         if self.meta_queue:

@@ -230,6 +230,13 @@ FOUND = (
            ("invalidate_remote", "b"), ("mend", "a"), ("invalidate_remote", "a", None, 8),
            ("write", "b", (13, 2, False), 8, 4010473474), ("fuse", "b", (0, True)),
            ("detach", "b", None, 0, 3887461013), ("down", "a"))),
+    Found("superblock-after-a-failed-bitmap",
+          "the bitmap could not be written at a demotion, but the superblock after it was: the disk said that no "
+          "Primary had crashed, and the blocks written alone were marked nowhere",
+          {"blocks": 16},
+          (("power", "a"), ("kill", "b"), ("up", "b"), ("invalidate", "b", None, 1500), ("primary", "b", None, 5),
+           ("write", "a", (0, 1, False), 2, 281098450), ("attach", "a", None, 1), ("write", "a", (5, 8, False), 8),
+           ("fail", "b", "meta"), ("secondary", "b", None, 2), ("heal", "a", None, 3, 2219199323), ("power", "b"))),
 )  # fmt: skip
 
 
