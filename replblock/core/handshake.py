@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from replblock.core.link import Link
 from replblock.meta.superblock import Flag
-from replblock.state.names import Conn, Disk
+from replblock.state.names import Conn, Disk, Role
 from replblock.wire import agreement, flags
 from replblock.wire.auth import check_response, expect_challenge
 from replblock.wire.commands import Cmd
@@ -19,6 +19,7 @@ from replblock.wire.errors import ProtocolError
 from replblock.wire.handshake import Features, Limits, Protocol, Sizes, SyncParam, Uuids
 from replblock.wire.headers import pack_packet
 from replblock.wire.limits import max_bio_bytes
+from replblock.wire.packets import StateWord
 
 if TYPE_CHECKING:
     from replblock.core.resource import Resource
@@ -42,6 +43,7 @@ class Handshake:
         self.peer_uuids: Uuids | None = None
         self.dry_run = False
         self.discard_my_data = False
+        self._state_held = b""
         self.exchanges = 0
         """How often a peer got so far as to exchange states with us."""
 
@@ -52,6 +54,7 @@ class Handshake:
         r = self._r
         self.running = True
         self.peer_sizes = self.peer_uuids = None
+        self._state_held = b""
         self._peer_answered = self._we_answered = False
         s = r.settings
         offered = s.offer_features | (flags.FEATURE_ORDERED if s.offer_ordered else 0)
@@ -167,7 +170,12 @@ class Handshake:
         )  # fmt: skip
 
     def _exchange(self) -> None:
-        """Everything we have to say, without waiting for the peer."""
+        """Everything we have to say, without waiting for the peer.
+
+        But a diskless Primary keeps its state to itself until it knows that the peer's data is what its users saw:
+        the peer moves on to a new generation when it reads of a Primary without a disk, and if that one refuses it,
+        the disk with the newer data would look like the older one.
+        """
         r = self._r
         link = r.links.link
         assert link is not None
@@ -179,10 +187,19 @@ class Handshake:
         r.links.send(command, self.own_sync_param().pack(version))
         self.send_sizes()
         self.send_uuids()
-        r.send_state()
+        if r.meta is None and r.state.role == Role.PRIMARY and r.exposed_uuid:
+            self._state_held = StateWord(r.state.pack()).pack()
+        else:
+            r.send_state()
         self.exchanges += 1
         r.change("handshake", forced=True, conn=Conn.WF_REPORT_PARAMS)
         r.links.start_pinging()
+
+    def show_state(self) -> None:
+        """P_STATE, as it was when everything else was said, if it was kept back."""
+        held, self._state_held = self._state_held, b""
+        if held:
+            self._r.links.send(Cmd.STATE, held)
 
     def send_sizes(self, dds_flags: int = 0, ask: bool = False) -> None:
         """P_SIZES."""
@@ -256,6 +273,8 @@ class Handshake:
         theirs = Sizes.unpack(body)
         first = self.peer_sizes is None
         self.peer_sizes = theirs
+        if not theirs.d_size_sectors:
+            self.show_state()  # no disk, no data to compare; it may be waiting for our state, too
         own = r.disk.data_sectors if r.meta is not None and r.disk is not None else 0
         limits = [n for n in (own, theirs.d_size_sectors, r.settings.size_sectors, theirs.u_size_sectors) if n]
         if own or theirs.d_size_sectors:
@@ -301,6 +320,7 @@ class Handshake:
     def finished(self) -> None:
         """The sync handshake decided."""
         self.running = False
+        self._state_held = b""
         self.discard_my_data = False
         self._r.host.timer("handshake", None)
         self.expose_peers_data()

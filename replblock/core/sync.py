@@ -125,6 +125,7 @@ class Resync:
         if outcome.rule == "rebooted-peer-while-frozen":
             part_from_rebooted(r)
             return
+        r.handshake.show_state()
         if outcome.state is None:
             text = state_refusal_text(own, report, outcome.rule, r.settings.resource)
             r.links.drop(Conn.DISCONNECTING, outcome.rule, text, "error")

@@ -237,6 +237,12 @@ FOUND = (
           (("power", "a"), ("kill", "b"), ("up", "b"), ("invalidate", "b", None, 1500), ("primary", "b", None, 5),
            ("write", "a", (0, 1, False), 2, 281098450), ("attach", "a", None, 1), ("write", "a", (5, 8, False), 8),
            ("fail", "b", "meta"), ("secondary", "b", None, 2), ("heal", "a", None, 3, 2219199323), ("power", "b"))),
+    Found("refused-by-a-diskless-primary",
+          "a Primary that lost its connection and then its disk refused the older data of its peer, which had moved "
+          "on to a new generation when it read of a Primary without a disk: after a restart it overwrote the newer one",
+          {"blocks": 2, "delay_ms": 1, "on_no_data_accessible": "suspend-io", "protocol": "A"},
+          (("cut_one_way", "a"), ("write", "a", (8, 8, False)), ("up", "b", None, 40), ("fail", "a", "meta"),
+           ("wait", "b", None, 12000))),
 )  # fmt: skip
 
 
