@@ -44,6 +44,9 @@ class Answers(Watch):
             return
         _, what, node, _, before = entry
         if request.errno:
+            if request.op == Op.FLUSH:
+                mine = self.ledger(node)
+                mine.flush_refused = max(what, mine.flush_refused)
             return
         if isinstance(what, Mark):
             self._acked(node, what, request.fua)
@@ -78,7 +81,7 @@ class Answers(Watch):
             elif not excused:
                 self.fail(1, f"{node.name} acknowledged {mark} under {self.protocol}, but {peer.name} does not hold it")
             return
-        mark.weak = True
+        mark.weak, mark.link = True, mine.met
         if theirs.void:
             return
         if held and self.shows(peer, mark):
@@ -87,7 +90,10 @@ class Answers(Watch):
             theirs.received[mark] = self.met_life[node.name]  # its ack may come after that one's death
 
     def _flushed(self, node: Node, seq: int, before: Any) -> None:
-        state = node.state
+        state, mine = node.state, self.ledger(node)
+        for mark in mine.untold:
+            if mine.flush_refused < (mark.acked or 0) < seq and not self.holds(node.peer, mark):
+                self.fail(2, f"{node.name} answered a flush after it had lost {mark} with its disk and the connection")
         both = [s.conn >= Conn.CONNECTED and s.pdsk == Disk.UP_TO_DATE for s in (state, before)]
         diskless = state.disk < Disk.INCONSISTENT and before.disk < Disk.INCONSISTENT
         for name, there in ((node.name, state.disk == before.disk == Disk.UP_TO_DATE),

@@ -13,7 +13,9 @@ DISCARDING = frozenset({
 class Mark:
     """One write, trim or zeroing. Its sectors carry `number` (0: zeroes)."""
 
-    __slots__ = ("acked", "advice", "durable", "first", "node", "number", "sectors", "submitted", "unsure", "weak")
+    __slots__ = (
+        "acked", "advice", "durable", "first", "link", "node", "number", "sectors", "submitted", "unsure", "weak",
+    )  # fmt: skip
 
     def __init__(self, node: str, number: int, first: int, sectors: int, submitted: int) -> None:
         self.node = node
@@ -26,6 +28,8 @@ class Mark:
         """TRIM: what it reads back is nobody's promise."""
         self.weak = False
         """Acknowledged under A or B while connected: a peer that takes over may lack it."""
+        self.link = -1
+        """When the connection began in which it was acknowledged."""
         self.durable: set[str] = set()
         self.unsure: set[str] = set()
         """Nodes whose disk failed a flush with it."""
@@ -51,9 +55,20 @@ class Ledger:
         """Inconsistent: half of something else."""
         self.synced_since = 0
         self.promoted = -1
+        """Alone."""
         self.judged_from: int | None = None
         """Promoted alone, and not yet answered: protocol A's prefix is judged from here on."""
+        self.forced = -1
+        self.met = -1
+        """When its present connection began, as it sees it."""
+        self.died = -1
         self.lost_power = -1
+        self.failed_connected = -1
+        """When its disk failed while it took itself for connected: the peer's copy served alone from then on."""
+        self.flush_refused = -1
+        """When the last flush was handed in that was answered with an error."""
+        self.untold: set[Mark] = set()
+        """Lost with this disk and the connection, while the application goes on: a flush must tell it."""
         self.alone_at_failure = False
         self.disk_failed = False
         self.metadata_failed = False

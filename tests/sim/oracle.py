@@ -54,6 +54,8 @@ class Oracle(Answers):
     def died(self, node: Node, power: bool, was_on: bool) -> None:
         ledger = self.ledger(node)
         ledger.received.clear()
+        ledger.untold.clear()
+        ledger.died = self.tick()
         if power:
             ledger.lost_power = self.tick()
             gone = {m for m in ledger.acked if node.name not in m.durable}
@@ -76,12 +78,15 @@ class Oracle(Answers):
         if new.disk == Disk.FAILED and node.platter.failing:
             ledger.disk_failed = True
             ledger.metadata_failed |= "meta" in node.platter.failing
+            if new.conn >= Conn.CONNECTED:
+                ledger.failed_connected = self.tick()
         if old.disk == Disk.UP_TO_DATE and new.disk == Disk.INCONSISTENT and new.conn >= Conn.CONNECTED and (
             new.conn not in TARGET and node.platter.failing and node.settings.on_io_error == "pass_on"
         ):
             # the peer's copy is the only good one now; what was answered before and is not for good on the peer's disk
             # was promised together with this disk only (docs/promises.md: the next flush fails)
             ledger.disk_failed = True
+            ledger.failed_connected = self.tick()
         if new.conn == Conn.WF_REPORT_PARAMS != old.conn:
             self.last_decision[node.name] = node.resource.sync.decision  # of an older connection, maybe a refused one
         if new.disk == Disk.INCONSISTENT and not ledger.void:
@@ -112,7 +117,7 @@ class Oracle(Answers):
             theirs.forgiven -= mine.acked
         if node.name in self.forcing:
             mine.forgiven |= theirs.acked - mine.acked
-            mine.promoted = self.tick()
+            mine.forced = self.tick()
 
     def promotion_done(self, node: Node) -> None:
         """The answer to `primary` says yes: protocols A and B speak about the survivor now."""
@@ -146,11 +151,12 @@ class Oracle(Answers):
                 if mark.acked > ledger.lost_power and mark not in lost and not self.holds(node, mark):
                     self.fail(1, f"protocol A: {node.name} was promoted without {mark}, but with later ones")
 
-    def _lost_by(self, target: Node) -> set[Mark]:
-        """Acknowledged on the target, unknown to the source, and not lost by right."""
+    def _lost_by(self, target: Node, twice: bool = False) -> set[Mark]:
+        """Acknowledged on the target, unknown to the source, and not lost by right. `twice`: by two losses, too."""
         mine, theirs = self.ledger(target), self.ledger(target.peer)
         lost = mine.acked - theirs.acked - theirs.forgiven
-        lost = {m for m in lost if not (m.weak and theirs.promoted > (m.acked or 0))}
+        lost = {m for m in lost if not (m.weak and self._taken_over(target, m))}
+        lost = {m for m in lost if twice or not (m.weak and self._twice_lost(target, m))}
         if mine.disk_failed:
             lost -= theirs.dropped  # this disk failed and that node lost power: two losses
         if mine.metadata_failed and theirs.disk_failed:
@@ -158,6 +164,27 @@ class Oracle(Answers):
             # disks are lost. Which one has more stands on neither of them
             lost = {m for m in lost if m.node == target.name}
         return {m for m in lost if theirs.void or not self.holds(target.peer, m)}
+
+    def _taken_over(self, node: Node, mark: Mark) -> bool:
+        """Was the peer promoted without this node since the connection began in which this was acknowledged?
+
+        Maybe before the acknowledgement, because this node still took itself for connected. Under B the peer has it
+        all the same: only if it died since, what it had received may be gone.
+        """
+        theirs, acked = self.ledger(node.peer), mark.acked or 0
+        if max(theirs.promoted, theirs.forced) > acked:
+            return True
+        return theirs.promoted > mark.link and (self.protocol == "A" or theirs.died > mark.submitted)
+
+    def _twice_lost(self, node: Node, mark: Mark) -> bool:
+        """Acknowledged with this disk, which failed before this node knew that the connection was dead.
+
+        Two losses: the Primary goes on with the peer's copy, and the next flush fails (docs/promises.md; see
+        Ledger.untold). A disk that fails after the connection is known to be lost is another matter: such a node
+        does not go on with older data.
+        """
+        mine, acked = self.ledger(node), mark.acked or 0
+        return mark.node == node.name and acked < mine.failed_connected and mine.met > mark.link
 
     def _made_inconsistent(self, node: Node, new: Any) -> None:
         ledger = self.ledger(node)
@@ -242,6 +269,9 @@ class Oracle(Answers):
 
     def _met(self, node: Node) -> None:
         """What was handed in before the connection stood goes to the peer too."""
+        mine = self.ledger(node)
+        mine.met = self.tick()
+        mine.untold.update(m for m in self._lost_by(node, twice=True) if m.weak and self._twice_lost(node, m))
         for _, what, sender, _, _ in self.pending.values():
             if isinstance(what, Mark) and sender is node:
                 self.ledger(node.peer).may(what)
