@@ -110,7 +110,7 @@ class Oracle(Answers):
         if new.disk != Disk.UP_TO_DATE and new.pdsk != Disk.UP_TO_DATE:
             self.fail(3, f"{node.name} was promoted without UpToDate data")
         if new.conn < Conn.CONNECTED:
-            mine.judged_from = max(mine.promoted, mine.synced_since)
+            mine.judged_from = max(mine.promoted, mine.forced, mine.synced_since)
             mine.promoted = self.tick()
             mine.forgiven |= mine.dropped
             mine.dropped = set()
