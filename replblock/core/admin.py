@@ -111,6 +111,13 @@ class Admin:
         if pending is not None:
             pending.done(retcode)
 
+    def _unanswered(self) -> None:
+        """The peer may still agree, and do it: a connection on which both believe different things must not go on."""
+        if self.pending is not None:
+            text = "the peer did not answer a change of state in time: connecting anew"
+            self._r.links.drop(Conn.NETWORK_FAILURE, "change-not-answered", text)
+        self._answered(None)
+
     def connection_lost(self) -> None:
         """No answer will come."""
         self._answered(None)
@@ -373,7 +380,7 @@ class Admin:
     def on_timer(self, name: str) -> None:
         """Timers whose name begins with `admin`."""
         if name == "admin-ask":
-            self._answered(None)
+            self._unanswered()
         elif name == "admin-promote":
             self.roles.on_timer()
         elif name == "admin-demote":

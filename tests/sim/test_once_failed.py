@@ -243,6 +243,15 @@ FOUND = (
           {"blocks": 2, "delay_ms": 1, "on_no_data_accessible": "suspend-io", "protocol": "A"},
           (("cut_one_way", "a"), ("write", "a", (8, 8, False)), ("up", "b", None, 40), ("fail", "a", "meta"),
            ("wait", "b", None, 12000))),
+    Found("asked-and-not-answered-in-time",
+          "invalidate-remote gave up waiting for the answer, the peer agreed later: it waited for ever for a resync "
+          "that nobody began",
+          {"blocks": 2064},
+          (("write", "b", (15816, 2, False)), ("cut", "b"), ("write", "b", (2176, 8, False)),
+           ("write", "a", (9321, 8, False)), ("invalidate_remote", "b"), ("write", "b", (9321, 8, True)),
+           ("write", "b", (1, 8, False), 4000), ("trim", "a", (2176, 1, True)), ("cut_one_way", "a"),
+           ("wait", "b", None, 100), ("wait", "b", None, 300), ("write", "a", (5, 1, False)), ("wait", "a", None, 100),
+           ("wait", "a", None, 1500), ("flush", "b"))),
 )  # fmt: skip
 
 
