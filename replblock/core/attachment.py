@@ -37,6 +37,7 @@ class Attachment:
         """PRIMARY_IND without CONNECTED_IND at the last attach: degr-wfc-timeout applies."""
         self.lost_unflushed = False
         """The disk failed under a Primary with unflushed writes: alone it is not what its users have seen."""
+        self._after_handshake: list[Callable[[], None]] = []
 
     def attach(
         self, disk: DiskPort, geometry: Geometry, superblock: Superblock, done: Callable[[str], None]
@@ -93,6 +94,11 @@ class Attachment:
             if r.meta is not meta or r.state.disk != Disk.ATTACHING:
                 done("the disk was detached before it was in use")
                 return
+            if r.handshake.running and r.state.conn == Conn.WF_REPORT_PARAMS:
+                # the peer was told that there is no disk yet and goes by that: it is told of this one when both are
+                # Connected, else this node decides about a resync and the peer does not
+                self._after_handshake.append(lambda: settled(0))
+                return
             if meta.al_replayed_extents:
                 text = (
                     f"this node crashed as Primary: {meta.al_replayed_extents} extents of 4 MiB from the activity log "
@@ -116,6 +122,13 @@ class Attachment:
             done("")
 
         meta.settle(settled)
+
+    def end_wakeup(self) -> None:
+        """A handshake may have ended for which an attach waits."""
+        if self._after_handshake and not self._r.handshake.running:
+            waiting, self._after_handshake = self._after_handshake, []
+            for go_on in waiting:
+                go_on()
 
     def _other_data(self, current: int) -> str:
         """A diskless Primary alone takes back only the data it lost: its users have seen that, and nothing older."""

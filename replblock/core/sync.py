@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from replblock.core.bitmaps import BitmapExchange
@@ -279,12 +280,18 @@ class Resync:
         if meta is None or r.state.conn not in (Conn.WF_SYNC_UUID, Conn.BEHIND, Conn.WF_BITMAP_T):
             raise ProtocolError(f"P_SYNC_UUID in state {r.state.conn.label}", Cmd.SYNC_UUID)
         number = SyncUuid.unpack(body).value
-        r.fencing.guard("before-resync-target", lambda: self._start_as_target(number))
 
-    def _start_as_target(self, number: int) -> None:
+        def begin(go_on: Callable[[], None]) -> None:
+            r.fencing.guard("before-resync-target", lambda: self._start_as_target(number, go_on))
+
+        r.secondary.hold_until(begin)
+
+    def _start_as_target(self, number: int, go_on: Callable[[], None]) -> None:
+        """`go_on`: take what the source sends from now on, its users' writes too."""
         r = self._r
         meta, link = r.meta, r.links.link
         if meta is None or link is None:
+            go_on()
             return
         meta.put(meta.uuids.resync_start_target(number, r.state.role == Role.PRIMARY))
         r.remembered.resync_began(number, here_is_source=False)
@@ -295,6 +302,7 @@ class Resync:
             # not before the disk says Inconsistent may the first foreign block land on it
             if not error and r.links.link is link and r.state.conn == Conn.SYNC_TARGET:
                 self.target.start()
+            go_on()
 
         meta.save_bitmap()
         meta.save(durable)

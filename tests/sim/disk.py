@@ -70,6 +70,16 @@ class Platter:
         self.content[offset : offset + len(data)] = data
         self.unflushed.append((offset, data, sure))
 
+    @property
+    def seen(self) -> int:
+        """How many writes have reached the cache."""
+        return self.taken + len(self.unflushed)
+
+    @property
+    def superblock(self) -> Superblock:
+        """As it stands on disk."""
+        return Superblock.unpack(self.meta[self.geometry.superblock_offset_bytes])
+
     def flushed(self, count: int) -> None:
         """The oldest `count` writes of the cache are durable."""
         if count <= 0:

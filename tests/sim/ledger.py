@@ -53,6 +53,8 @@ class Ledger:
         """Protocol B: the process of this life has them."""
         self.void = False
         """Inconsistent: half of something else."""
+        self.before_void: tuple[int, set[Mark]] | None = None
+        """How many writes the disk had seen when it became void, and what was acknowledged until then."""
         self.synced_since = 0
         self.promoted = -1
         """Alone."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from replblock.meta.superblock import Flag
 from replblock.state.names import Conn, Disk, Role
 from tests.sim.answers import TARGET, Answers
 from tests.sim.ledger import DISCARDING, Ledger, Mark, sorted_marks
@@ -56,6 +57,7 @@ class Oracle(Answers):
         ledger.received.clear()
         ledger.untold.clear()
         ledger.died = self.tick()
+        self._still_whole(node)
         if power:
             ledger.lost_power = self.tick()
             gone = {m for m in ledger.acked if node.name not in m.durable}
@@ -66,6 +68,15 @@ class Oracle(Answers):
             else:
                 ledger.forgiven |= gone
         self.check(node, "after it died")
+
+    def _still_whole(self, node: Node) -> None:
+        """It died at the very start of a resync: nothing was written yet, and its metadata does not tell of it."""
+        ledger = self.ledger(node)
+        if ledger.void and ledger.before_void is not None and node.platter.superblock.flags & Flag.CONSISTENT:
+            seen, acked = ledger.before_void
+            if node.platter.seen == seen:
+                ledger.void, ledger.acked = False, acked
+        ledger.before_void = None
 
     # --- claims ---
 
@@ -90,7 +101,7 @@ class Oracle(Answers):
         if new.conn == Conn.WF_REPORT_PARAMS != old.conn:
             self.last_decision[node.name] = node.resource.sync.decision  # of an older connection, maybe a refused one
         if new.disk == Disk.INCONSISTENT and not ledger.void:
-            self._made_inconsistent(node, new)
+            self._made_inconsistent(node, old, new)
         if new.disk == Disk.UP_TO_DATE and old.disk != Disk.UP_TO_DATE:
             self._up_to_date(node, old, new)
         if new.conn >= Conn.CONNECTED > old.conn:
@@ -186,7 +197,7 @@ class Oracle(Answers):
         mine, acked = self.ledger(node), mark.acked or 0
         return mark.node == node.name and acked < mine.failed_connected and mine.met > mark.link
 
-    def _made_inconsistent(self, node: Node, new: Any) -> None:
+    def _made_inconsistent(self, node: Node, old: Any, new: Any) -> None:
         ledger = self.ledger(node)
         if new.conn in TARGET - {Conn.SYNC_TARGET, Conn.PAUSED_SYNC_T}:
             if self._policy_gave_up(node):
@@ -199,8 +210,11 @@ class Oracle(Answers):
             if lost and node.name not in self.gives_up and not self._policy_gave_up(node):
                 self.fail(6, f"{node.name} becomes the target, and nobody ordered to discard {sorted_marks(lost)}")
         else:
+            if old.conn in TARGET and self._policy_gave_up(node):
+                self.gives_up.add(node.name)  # the source's disk went away before the resync: the verdict stands
             return  # on-io-error pass_on, or an invalidate that is not answered yet: the data is what it was
         ledger.void = True
+        ledger.before_void = (node.platter.seen, ledger.acked)
         ledger.acked = set()
         ledger.received.clear()
         ledger.synced_since = self.tick()

@@ -252,6 +252,18 @@ FOUND = (
            ("write", "b", (1, 8, False), 4000), ("trim", "a", (2176, 1, True)), ("cut_one_way", "a"),
            ("wait", "b", None, 100), ("wait", "b", None, 300), ("write", "a", (5, 1, False)), ("wait", "a", None, 100),
            ("wait", "a", None, 1500), ("flush", "b"))),
+    Found("attached-in-mid-handshake",
+          "a disk came into use between the two halves of a handshake: its node decided for a resync, the peer, which "
+          "had been told of no disk, for none; neither ever moved again",
+          {"blocks": 2, "delay_ms": 1, "slow_ms": 2, "connect_int_ms": 3000, "al_extents": 7},
+          (("fuse", "a", (1, True), 4, 7), ("fuse", "b", (1, True), 4, 7), ("down", "b", None, 4, 7))),
+    Found("write-before-the-target-is-inconsistent",
+          "a new write of the source's users reached the target before its metadata said that a resync had begun: "
+          "after a power loss it was UpToDate, with that write but without older ones",
+          {"blocks": 16, "slow_ms": 2, "slow_share": 0.0},
+          (("disconnect", "a", None, 9), ("write", "a", (0, 8, False), 30), ("connect", "a"), ("connect", "b"),
+           ("slow", "b", 300, 12), ("write", "a", (64, 8, False), 2), ("write", "a", (72, 8, False), 3),
+           ("wait", "a", None, 1), ("power", "b"), ("slow", "b", 2), ("up", "b", None, 40))),
 )  # fmt: skip
 
 
