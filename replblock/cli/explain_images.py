@@ -118,7 +118,8 @@ def _from_json(text: bytes, named: str) -> Source:
         raise Stop(REFUSED, f"{named}: it does not tell about a running node's own disk",
                    "make it with: replctl explain --json RES")
     try:
-        kept = {key: node[key] for key in (*_NODE_KEYS, "went-on-alone", "since-ms", "not-before-ms") if key in node}
+        keys = (*_NODE_KEYS, "went-on-alone", "lost-writes", "since-ms", "not-before-ms")
+        kept = {key: node[key] for key in keys if key in node}
         [int(uuid, 16) for uuid in kept["uuids"]]
         return Source({**kept, "role": "Secondary"}, int(one.get("blocks") or 0))
     except (TypeError, ValueError):

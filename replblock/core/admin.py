@@ -195,6 +195,9 @@ class Admin:
         if r.meta is not None:
             reply(self.failure(124, "Device is attached to a disk (use detach first)"))
             return
+        if not r.disk_idle:  # what the metadata of a disk that failed must tell may still be on its way to it
+            r.when_disk_idle(lambda: self._attach(args, reply))
+            return
         disk, geometry = args["disk"], args["geometry"]
         try:
             superblock = Superblock.unpack(disk.meta_read(geometry.superblock_offset_bytes, 4096))

@@ -36,6 +36,7 @@ class Aftermath:
             self._r.attachment.lost_unflushed = False
         if clears_crashed_primary(old, new):
             self._r.attachment.crashed_primary = False
+            meta.put_flags(0, Flag.LOST_WRITES)
         flags = metadata_flags(new, int(meta.flags), crashed_primary=self._r.attachment.crashed_primary)
         if new.conn == Conn.WF_BITMAP_S and new.peer == Role.PRIMARY:
             flags |= Flag.PRIMARY_IND  # the peer still works on our disk alone, until its bitmap says what it lacks

@@ -14,6 +14,7 @@ from replblock.meta.errors import MetadataError
 from replblock.meta.geometry import Geometry
 from replblock.meta.superblock import Flag, Superblock
 from replblock.state.attach import attach as attach_verdict
+from replblock.state.generations import plain
 from replblock.state.losses import io_error
 from replblock.state.names import Conn, Disk, Role
 from replblock.state.peer import lost_data_refusal
@@ -32,6 +33,7 @@ class Attachment:
     def __init__(self, resource: Resource) -> None:
         self._r = resource
         self.activity: ActivityLog | None = None
+        self._left: MetaStore | None = None
         self.crashed_primary = False
         self.was_degraded = False
         """PRIMARY_IND without CONNECTED_IND at the last attach: degr-wfc-timeout applies."""
@@ -176,6 +178,11 @@ class Attachment:
 
     # --- out again ---
 
+    @property
+    def idle(self) -> bool:
+        """Nothing is still being written to the metadata of a disk that is detached."""
+        return self._left is None or not self._left.writing
+
     def detach(self, done: Callable[[], None]) -> None:
         """Orderly: everything to disk, clean metadata, then Diskless."""
         r = self._r
@@ -200,7 +207,7 @@ class Attachment:
             elif errno:
                 text = f"{r.settings.disk_path}: {os.strerror(errno)} while flushing before detach: detached as it is"
                 r.why("error", "flush-failed-at-detach", text)
-                self._not_the_source_again()
+                self._note_failed_flush(False)
                 self._drop()
                 done()
             else:
@@ -224,6 +231,7 @@ class Attachment:
         disk = r.disk
         waiting = self.activity.forget_waiting() if self.activity is not None else []
         r.change("detached", forced=True, disk=Disk.FAILED)
+        self._left = r.meta
         r.meta, r.disk, self.activity = None, None, None
         r.change("detached", forced=True, disk=Disk.DISKLESS)
         r.handshake.expose_peers_data()
@@ -237,20 +245,39 @@ class Attachment:
             start()
         r.primary.go()
 
-    def _not_the_source_again(self) -> None:
-        """A flush failed, and the peer has everything: what is on this disk is no version of the data any more.
+    def _note_failed_flush(self, target_finished: bool) -> None:
+        """What was written here last may be missing on this disk, though its generations will not say so.
 
-        By the generations alone a source that missed the end of its resync would be the source again. A Primary's
-        peer moves on to a new generation instead: it may lack what was completed under protocol A.
+        If the peer has everything, this is no version of the data any more. Else, as long as the peer has not moved on
+        (then it got all that was sent), nobody knows who lacks what: the flag makes that a split brain.
         """
         r = self._r
         meta, state = r.meta, r.state
-        if meta is None or state.role == Role.PRIMARY or state.conn < Conn.CONNECTED or state.pdsk != Disk.UP_TO_DATE:
+        if meta is None or state.conn < Conn.CONNECTED:
             return
-        meta.put_flags(0, Flag.CONSISTENT | Flag.WAS_UP_TO_DATE)
+        if self._peer_has_everything(target_finished):
+            meta.put_flags(0, Flag.CONSISTENT | Flag.WAS_UP_TO_DATE)
+            text = "what was written here last may be missing: the disk is Inconsistent when it comes back"
+            r.why("warning", "unflushed-disk-is-inconsistent", text)
+        elif state.role == Role.PRIMARY:
+            meta.put_flags(Flag.LOST_WRITES, Flag.LOST_WRITES)
+            text = "what was written here last may be missing, and it is not certain that the peer has it: the peer is "
+            text += "not overwritten from this disk unless it is told to give up its data"
+            r.why("warning", "unflushed-disk-lost-writes", text)
         meta.save()
-        text = "what was written here last may be missing: the disk is Inconsistent when it comes back"
-        r.why("warning", "unflushed-disk-is-inconsistent", text)
+
+    def _peer_has_everything(self, target_finished: bool) -> bool:
+        """A good disk there that is no other data: a peer that meets a failing disk is not asked about generations."""
+        r = self._r
+        meta, theirs = r.meta, r.handshake.peer_uuids
+        if meta is None or theirs is None or r.state.conn < Conn.CONNECTED or r.state.pdsk != Disk.UP_TO_DATE:
+            return False
+        ours = plain(meta.uuids.current)
+        # else a peer of this generation, or one that moved on from it
+        if not target_finished and ours not in (plain(theirs.current), plain(theirs.bitmap)):
+            return False
+        # under A the application may have been answered before the peer had it
+        return r.state.role != Role.PRIMARY or r.settings.protocol != "A" or r.primary.log.empty
 
     def failed(self, errno: int, what: str, *, target_finished: bool = False) -> None:
         """A local I/O error: pass_on, call-local-io-error or detach (DRBD 8.4, on-io-error).
@@ -283,7 +310,7 @@ class Attachment:
         if meaning.disk != Disk.FAILED:
             return
         if what.startswith("flushing"):
-            self._not_the_source_again()
+            self._note_failed_flush(target_finished)
         self.lost_unflushed = r.state.role == Role.PRIMARY
         self._drop()
         if r.secondary.unflushed:

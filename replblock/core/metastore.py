@@ -29,6 +29,8 @@ class MetaStore:
         self.al_replayed_extents = 0
         self.al_corrupt = 0
         self.bitmap_writes = 0
+        self.writing = 0
+        """Calls of `save_…` that are under way."""
         self._failed = failed
         self._cleared: dict[int, int] = {}
         """Bitmap block → its bits that were cleared since the last flush of the data began."""
@@ -124,7 +126,10 @@ class MetaStore:
     # --- writing ---
 
     def _then(self, done: Done | None) -> Done:
+        self.writing += 1
+
         def finished(errno: int) -> None:
+            self.writing -= 1
             if errno:
                 self._failed(errno)
             if done is not None:

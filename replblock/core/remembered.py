@@ -29,6 +29,7 @@ class Remembered:
         self.bits = 0
         self.crashed_primary = False
         self.went_on = False
+        self.lost = False
         self.role: Role = Role.UNKNOWN
         self.disk: Disk = Disk.DUNKNOWN
         self.heard_s = 0
@@ -46,6 +47,7 @@ class Remembered:
         self.bits = theirs.dirty_bits
         self.crashed_primary = bool(theirs.flags & flags.UUID_CRASHED_PRIMARY)
         self.went_on = bool(theirs.flags & flags.UUID_WENT_ON_ALONE)
+        self.lost = bool(theirs.flags & flags.UUID_LOST_WRITES)
         self._heard()
 
     def report(self, report: State, disk: Disk) -> None:
@@ -81,7 +83,8 @@ class Remembered:
         meta = self._r.meta
         if meta is not None:
             self.generations = meta.uuids.as_primary(self.role == Role.PRIMARY)
-            self.bits, self.crashed_primary, self.went_on = meta.bitmap.count, False, False
+            self.bits, self.crashed_primary = meta.bitmap.count, False
+            self.went_on = self.lost = False
 
     def state_changed(self, old: State, new: State) -> None:
         """When the nodes parted; the last role and disk of the peer stay."""
@@ -109,6 +112,7 @@ class Remembered:
             peer = {
                 **_node(s.peer_node, self.generations, self.bits, self.disk, self.role, self.crashed_primary),
                 "went-on-alone": self.went_on,
+                "lost-writes": self.lost,
                 "heard-ms": self.heard_s * 1000 or None,
                 "not-before-ms": None if r.state.conn >= Conn.CONNECTED else self.parted_s * 1000 or None,
             }
@@ -120,6 +124,7 @@ class Remembered:
                 "discard-my-data": r.handshake.discard_my_data,
                 "in-use": r.in_use(),
                 "went-on-alone": bool(meta.flags & Flag.WENT_ON_ALONE),
+                "lost-writes": bool(meta.flags & Flag.LOST_WRITES),
                 "since-ms": self.moved_on_s * 1000 or None,
                 "not-before-ms": None if r.state.conn >= Conn.CONNECTED else self.parted_s * 1000 or None,
             }

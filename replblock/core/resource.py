@@ -98,8 +98,8 @@ class Resource:
 
     @property
     def disk_idle(self) -> bool:
-        """No read or write of the local disk is under way."""
-        return self.primary.disk_idle and self.secondary.idle and self.sync.disk_idle
+        """No read or write of the local disk is under way, nor of the metadata of one that is gone."""
+        return self.attachment.idle and self.primary.disk_idle and self.secondary.idle and self.sync.disk_idle
 
     def flush_disk(self, done: Callable[[int], None]) -> None:
         """fdatasync of the local disk, which is there."""

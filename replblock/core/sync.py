@@ -188,6 +188,8 @@ class Resync:
                 bool(link.features & flags.FEATURE_ORDERED),
                 bool(meta.flags & Flag.WENT_ON_ALONE),
                 bool(theirs.flags & flags.UUID_WENT_ON_ALONE),
+                bool(meta.flags & Flag.LOST_WRITES),
+                bool(theirs.flags & flags.UUID_LOST_WRITES),
             )
         )
         self.decision = decision

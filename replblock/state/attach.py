@@ -22,6 +22,7 @@ MDF_CRASHED_PRIMARY = 0x040
 MDF_AL_CLEAN = 0x080
 MDF_AL_DISABLED = 0x100
 MDF_WENT_ON_ALONE = 1 << 24      # ours
+MDF_LOST_WRITES = 1 << 25        # ours
 
 
 class DiskRule(NamedTuple):

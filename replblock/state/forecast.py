@@ -38,6 +38,7 @@ class Party(NamedTuple):
     discard: bool = False           # told to connect with --discard-my-data
     in_use: bool = False
     went_on: bool = False           # written to alone since the bitmap's generation began
+    lost: bool = False              # a flush failed under a Primary
 
 
 class Terms(NamedTuple):
@@ -105,6 +106,7 @@ def _handshake(mine: Party, peers: Party, terms: Terms, tie: bool) -> Handshake:
         my_bits=mine.bits, peer_bits=peers.bits, discard_mine=mine.discard, discard_peers=peers.discard,
         policies=terms.policies, resolve_conflicts=tie, can_demote=not mine.in_use,
         peer_obeys_safety=terms.obeys_safety, i_went_on=mine.went_on, peer_went_on=peers.went_on,
+        i_lost=mine.lost, peer_lost=peers.lost and terms.obeys_safety,
     )
 
 

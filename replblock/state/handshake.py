@@ -35,7 +35,8 @@ class Handshake(NamedTuple):
     my_disk is the state's; while it is NEGOTIATING, my_disk_from_metadata says what the attach would make of it.
     peer_disk: never NEGOTIATING (see peer.real_peer_disk). Bits: counts as sent and received in P_UUIDS;
     my_bits_now: at this moment, where it may have grown. peer_obeys_safety: the peer runs these very rules.
-    …_went_on: written to alone since the bitmap's generation began; known between nodes that obey the safety rules.
+    …_went_on: written to alone since the bitmap's generation began; …_lost: a flush failed there under a Primary, and
+    the other node may have what is missing. The peer's are known between nodes that obey the safety rules.
     """
 
     verdict: Verdict
@@ -56,6 +57,8 @@ class Handshake(NamedTuple):
     peer_obeys_safety: bool = False
     i_went_on: bool = False
     peer_went_on: bool = False
+    i_lost: bool = False
+    peer_lost: bool = False
 
     @property
     def disk(self) -> Disk:

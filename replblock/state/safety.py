@@ -79,6 +79,26 @@ def _resolve_own_changes(h: Handshake, c: Course) -> Course:
     return c.refuse("target-has-own-changes", "split-brain")._replace(split_brain=True)
 
 
+def _source_lost_writes(h: Handshake, c: Course) -> bool:
+    """A source on whose disk a flush failed, when nobody knew whether the peer had everything.
+
+    What it acknowledged may be on the target only. Where the target moved on from the source's data it is no target.
+    """
+    lost = (h.i_lost and c.result >= 0) or (h.peer_lost and c.result <= 0)
+    return lost and not c.solved and min(h.disk, h.peer_disk) > Disk.INCONSISTENT
+
+
+def _resolve_lost_writes(h: Handshake, c: Course) -> Course:
+    if h.discard_mine != h.discard_peers:
+        direction = -1 if h.discard_mine else 1
+        solved = c._replace(split_brain=True, solved=True)
+        if direction * c.result > 0:
+            return solved.because("target-gives-up-what-source-lost")
+        if h.peer_obeys_safety:
+            return solved.because("who-lost-writes-gives-way")._replace(result=2 * direction)
+    return c.refuse("source-lost-writes", "split-brain")._replace(split_brain=True)
+
+
 # By these both hold the same generation, and only a crash names the source.
 _CRASH_RULES = frozenset({
     "i-crashed", "peer-crashed", "both-crashed", "crash-i-am-primary", "crash-peer-is-primary",
@@ -164,6 +184,9 @@ SAFETY_RULES: tuple[SafetyRule, ...] = (
     SafetyRule("target-has-own-changes", _target_has_own_changes, _resolve_own_changes,
                "By the generations one node only fell behind, but it has blocks marked on a bitmap of its own: it was "
                "the source of a resync whose end it missed, and may have written since. Treated as split brain."),
+    SafetyRule("source-lost-writes", _source_lost_writes, _resolve_lost_writes,
+               "By the generations the source is a node on whose disk a flush failed while it was Primary: the other "
+               "one may have what is missing there. Treated as split brain; nothing is discarded."),
     SafetyRule("order-against-policy", lambda h, c: "loser-stays-primary" in c.rules and c.solved,
                lambda h, c: c.refuse("order-against-policy", "split-brain"),
                "By policy this Primary loses but cannot give up its role; --discard-my-data would turn it into the "
@@ -188,6 +211,10 @@ OUTCOMES: dict[str, str] = {
                                    "with --discard-my-data: they are discarded.",
     "source-gives-up-its-changes": "The node that is ahead was told to connect with --discard-my-data: the other "
                                    "one's changes stay.",
+    "target-gives-up-what-source-lost": "A flush had failed on the source, and the other node was told to connect "
+                                        "with --discard-my-data: what only that one has is discarded.",
+    "who-lost-writes-gives-way": "A flush had failed on a disk that would be the source, and one node was told to "
+                                 "connect with --discard-my-data: it gets everything from the other.",
     "stale-side-gives-up": "The stale side was told to connect with --discard-my-data: it becomes the target.",
     "outdated-with-bits-left": "Same generation, but one side is Outdated and blocks are still marked; this peer "
                                "would call both UpToDate without copying them. Invalidate the Outdated side first.",

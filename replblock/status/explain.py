@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from replblock.state.attach import MDF_CONSISTENT, MDF_WAS_UP_TO_DATE, MDF_WENT_ON_ALONE, attach
+from replblock.state.attach import MDF_CONSISTENT, MDF_LOST_WRITES, MDF_WAS_UP_TO_DATE, MDF_WENT_ON_ALONE, attach
 from replblock.state.describe import describe
 from replblock.state.forecast import (
     OPTIONS,
@@ -55,6 +55,7 @@ def party_of(node: Mapping[str, Any]) -> Party:
         bool(node.get("discard-my-data")),
         bool(node.get("in-use")),
         bool(node.get("went-on-alone")),
+        bool(node.get("lost-writes")),
     )
 
 
@@ -247,5 +248,6 @@ def node_of_metadata(
         "role": Role.SECONDARY.label,
         "crashed-primary": found.crashed_primary,
         "went-on-alone": bool(flags & MDF_WENT_ON_ALONE),
+        "lost-writes": bool(flags & MDF_LOST_WRITES),
         "flags-known": flags_known,
     }

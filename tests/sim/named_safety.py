@@ -25,6 +25,11 @@ HALF_ORDERED = "cut_one_way a @0, fuse a {k}, invalidate b @3000, up a, heal a"
 """The one that is to be the source dies before it begins."""
 OLD_PEER = {"offer_ordered": False}
 """Each node takes the other one for a kernel, which knows no safety rules."""
+FLUSH_FAILED = (
+    "write a 1, fail a flush @0, write a 2 @3, detach b @0, flush a @100, repair a @0, attach a, secondary a, "
+    "disconnect a, disconnect b, attach b"
+)
+"""a Primary's flush fails when the peer has left: what was answered last is on the peer's disk, if anywhere."""
 
 SAFETY = (
     Named(("contradictory-generations",), "heal a", "StandAlone", IDLE, SPLIT, prepared=NO_HISTORY, disks=CROSSED),
@@ -38,6 +43,9 @@ SAFETY = (
     Named(("target-has-own-changes",), f"{MISSED_THE_END}, heal a", "StandAlone", {}, SPLIT, tries=40),
     Named(("target-gives-up-own-changes",), f"{MISSED_THE_END}, disconnect a, discard a, heal a", "b", tries=40),
     Named(("source-gives-up-its-changes",), f"{MISSED_THE_END}, disconnect b, discard b, heal a", "a", tries=40),
+    Named(("source-lost-writes",), f"{FLUSH_FAILED}, connect a, connect b", "StandAlone", {}, SPLIT),
+    Named(("target-gives-up-what-source-lost",), f"{FLUSH_FAILED}, discard b, connect a", "a"),
+    Named(("who-lost-writes-gives-way",), f"{FLUSH_FAILED}, discard a, connect b", "b"),
     Named(("order-against-policy",), f"{PARTED}, hold b, secondary a, disconnect a, discard a, heal a", "StandAlone b",
           LOSES, SPLIT),
     Named(("stale-side-never-source",), f"{OUTDATED}, connect a", "StandAlone", {}, ("invalidate", "invalidate")),

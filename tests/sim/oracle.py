@@ -125,7 +125,6 @@ class Oracle(Answers):
             mine.promoted = self.tick()
             mine.forgiven |= mine.dropped
             mine.dropped = set()
-            theirs.forgiven -= mine.acked
         if node.name in self.forcing:
             mine.forgiven |= theirs.acked - mine.acked
             mine.forced = self.tick()
@@ -135,6 +134,9 @@ class Oracle(Answers):
         mine = self.ledger(node)
         if mine.void or node.state.conn >= Conn.CONNECTED or node.state.disk != Disk.UP_TO_DATE:
             return
+        # not before: of a promotion that a crash or a failed disk ended in between nothing need be durable, and nobody
+        # was told; then the other node is the source by rule 40 as if it had not been tried
+        self.ledger(node.peer).forgiven -= mine.acked
         for mark, life in mine.received.items():
             if life == node.life:
                 if not self.holds(node, mark):

@@ -38,7 +38,7 @@ class Both:
     """One situation, seen from each of its two ends."""
 
     def __init__(self, pair, crashes, roles, disks, bits, discards=(False, False), policies=None, rc=False,
-                 obeys=False, demotable=(True, True), went_on=None):
+                 obeys=False, demotable=(True, True), went_on=None, lost=(False, False)):
         policies = policies or Policies()
         went_on = went_on or tuple(bool(g.bitmap & 1) for g in pair)    # any two flags will do
         sides = [Side(g, c, r) for g, c, r in zip(pair, crashes, roles)]
@@ -51,7 +51,7 @@ class Both:
                 my_bits=bits[i], peer_bits=bits[j], discard_mine=discards[i], discard_peers=discards[j],
                 policies=policies if i == 0 else policies.mirrored(), resolve_conflicts=tie,
                 can_demote=demotable[i], peer_obeys_safety=obeys,
-                i_went_on=went_on[i], peer_went_on=went_on[j])
+                i_went_on=went_on[i], peer_went_on=went_on[j], i_lost=lost[i], peer_lost=obeys and lost[j])
 
         self.views = (seen_by(0), seen_by(1))
         self.decisions = tuple(decide(h) for h in self.views)
@@ -117,7 +117,30 @@ def test_all_situations_with_default_policies():
             assert (d.drbd_result, d.drbd_conn == Conn.DISCONNECTING) == second_coding(h)
             seen.update(d.rules)
     assert {r.name for r in RULES.values() if r.table in ("safety", "left-over-bits")} - seen \
-        <= {"bits-left", "redirected-primary", "order-against-policy"}, "every safety rule was reached"
+        <= {"bits-left", "redirected-primary", "order-against-policy", *LOST}, "every safety rule was reached"
+
+
+LOST = {"source-lost-writes", "target-gives-up-what-source-lost", "who-lost-writes-gives-way"}
+
+
+def test_no_source_that_lost_writes_without_an_order():
+    """A failed flush on either disk, or on both: mirror images between our nodes, and never DRBD's way unasked."""
+    seen = set()
+    for number, args in enumerate(situations()):
+        if number % 7:
+            continue
+        for lost in ((True, False), (False, True), (True, True)):
+            b = Both(*args, lost=lost)
+            if args[-1]:
+                check_symmetry(b)
+            for h, d in zip(b.views, b.decisions):
+                check_invariants(h, d)
+                seen.update(d.rules)
+                if d.conn == Conn.WF_BITMAP_S and h.i_lost and h.peer_disk > Disk.INCONSISTENT and not h.discard_mine:
+                    assert h.discard_peers
+                if d.conn == Conn.CONNECTED and h.disk > Disk.INCONSISTENT:
+                    assert not h.i_lost and not h.peer_lost
+    assert seen >= LOST
 
 
 def second_coding(h: Handshake) -> tuple[int, bool]:
