@@ -80,6 +80,11 @@ class Platter:
         """As it stands on disk."""
         return Superblock.unpack(self.meta[self.geometry.superblock_offset_bytes])
 
+    def meta_read(self, offset: int, length: int) -> bytes:
+        base, end = offset & ~(BLOCK - 1), offset + length
+        raw = b"".join(self.meta.get(at, _ZERO) for at in range(base, end, BLOCK))
+        return raw[offset - base : end - base]
+
     def flushed(self, count: int) -> None:
         """The oldest `count` writes of the cache are durable."""
         if count <= 0:
@@ -271,10 +276,7 @@ class OpenDisk:
     def meta_read(self, offset: int, length: int) -> bytes:
         if "meta" in self.platter.failing:
             raise OSError(errno.EIO, "Input/output error")
-        meta, base = self.platter.meta, offset & ~(BLOCK - 1)
-        end = offset + length
-        raw = b"".join(meta.get(at, _ZERO) for at in range(base, end, BLOCK))
-        return raw[offset - base : end - base]
+        return self.platter.meta_read(offset, length)
 
     def close(self) -> None:
         self.open = False

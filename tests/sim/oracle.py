@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from replblock.meta.superblock import Flag
+from replblock.meta.recovery import recover
+from replblock.meta.superblock import UUID_JUST_CREATED, Flag
 from replblock.state.names import Conn, Disk, Role
 from tests.sim.answers import TARGET, Answers
 from tests.sim.ledger import DISCARDING, Ledger, Mark, sorted_marks
@@ -68,6 +69,36 @@ class Oracle(Answers):
             else:
                 ledger.forgiven |= gone
         self.check(node, "after it died")
+        self._covered(node)
+
+    def _covered(self, dead: Node) -> None:
+        """Invariant 5: whatever differs now is marked on one of the disks, or in the memory of the node that lives."""
+        a, b = self.sim.nodes
+        if a.platter.content == b.platter.content:
+            return
+        known = [bitmap for node in (a, b) for bitmap in self._bitmaps(node)]
+        if None in known:
+            return  # every block counts as different
+        for block in range(a.platter.size_bytes // 4096):
+            where = slice(block * 4096, block * 4096 + 4096)
+            if a.platter.content[where] != b.platter.content[where]:
+                if not any(bitmap.count_range(block, block + 1) for bitmap in known):
+                    found = [n.platter.stamps(range(block * 8, block * 8 + 8)) for n in (a, b)]
+                    self.fail(5, f"{dead.name} died; block {block} differs and is marked nowhere: {found}")
+
+    def _bitmaps(self, node: Node) -> list[Any]:
+        """What an attach of its disk would find, and what it knows if it runs; None: everything counts as different."""
+        platter = node.platter
+        superblock = platter.superblock
+        if superblock.uuid_current & ~1 == UUID_JUST_CREATED:
+            return [None]
+        flags = int(superblock.flags)
+        if flags & Flag.FULL_SYNC or (flags & Flag.AL_DISABLED and flags & (Flag.PRIMARY_IND | Flag.CRASHED_PRIMARY)):
+            return [None]
+        found = [recover(platter.meta_read, platter.geometry, superblock, platter.size_bytes // 512).bitmap]
+        if node.on and node.resource.meta is not None:
+            found.append(node.resource.meta.bitmap)
+        return found
 
     def _still_whole(self, node: Node) -> None:
         """It died at the very start of a resync: nothing was written yet, and its metadata does not tell of it."""
