@@ -36,6 +36,8 @@ class Pending(NamedTuple):
     """Our own cluster-wide change that waits for the peer's answer."""
 
     done: Callable[[int | None], None]
+    conn: int | None
+    """The connection state asked for, if it is one."""
 
 
 class Admin:
@@ -46,6 +48,7 @@ class Admin:
         self.roles = Roles(resource, self)
         self.connecting = Connecting(resource, self)
         self.pending: Pending | None = None
+        self._after_answer: Callable[[], None] | None = None
         self.waits = Waits(resource)
         self._verbs: dict[str, Callable[[dict[str, Any], Reply], None]] = {
             "attach": self._attach, "detach": self._detach,
@@ -93,7 +96,7 @@ class Admin:
         r = self._r
         link = r.links.link
         assert link is not None
-        self.pending = Pending(done)
+        self.pending = Pending(done, fields.get("conn"))
         body = StateChangeRequest(*state_mask(**fields)).pack()
         if connection and link.version >= 100:
             r.links.send_connection(Cmd.CONN_ST_CHG_REQ, body)
@@ -110,6 +113,22 @@ class Admin:
         self._r.host.timer("admin-ask", None)
         if pending is not None:
             pending.done(retcode)
+        go_on, self._after_answer = self._after_answer, None
+        if go_on is not None:
+            go_on()
+
+    def on_sync_uuid(self, body: memoryview) -> None:
+        """P_SYNC_UUID of a resync that we asked for may overtake the answer, which comes on the other connection."""
+        r = self._r
+        if self.pending is None or self.pending.conn != Conn.STARTING_SYNC_T or r.state.conn != Conn.CONNECTED:
+            r.sync.on_sync_uuid(body)
+            return
+
+        def begin(go_on: Callable[[], None]) -> None:
+            self._after_answer = go_on
+
+        r.secondary.hold_until(begin)
+        r.secondary.hold([(Cmd.SYNC_UUID, r.settings.volume, memoryview(bytes(body)))])
 
     def _unanswered(self) -> None:
         """The peer may still agree, and do it: a connection on which both believe different things must not go on."""

@@ -246,7 +246,7 @@ class Resource:
             Cmd.DELAY_PROBE: _ignore,
             Cmd.BITMAP: y.bitmaps.on_plain,
             Cmd.COMPRESSED_BITMAP: y.bitmaps.on_compressed,
-            Cmd.SYNC_UUID: y.on_sync_uuid,
+            Cmd.SYNC_UUID: self.admin.on_sync_uuid,
             Cmd.RS_DATA_REQUEST: y.source.on_request,
             Cmd.RS_DATA_REPLY: y.target.on_reply,
         }

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.sim.history import Event, History
+from tests.sim.play import Player
 from tests.sim.shrink import play
 
 
@@ -315,3 +316,15 @@ def test_stays_mended(found: Found) -> None:
     """The schedule that once failed keeps every promise."""
     failure = play(History(found.setup, tuple(Event(*event) for event in found.events)))
     assert failure is None, f"{found.what}\n{failure.text}"
+
+
+def test_sync_uuid_may_overtake_the_answer() -> None:
+    """The two come on different connections; nobody broke the protocol (`invalidate`, seed 5204)."""
+    found = next(found for found in FOUND if found.name == "metadata-failed-at-promotion")
+    player = Player(History(found.setup, tuple(Event(*event) for event in found.events[:8])))
+    player.begin()
+    for number, event in enumerate(player.history.events):
+        player.event(number, event)
+    player.finish()
+    assert "resync-started" in player.oracle.rules
+    assert "protocol-error" not in player.oracle.rules
