@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from replblock.core.metastore import MetaStore
 from replblock.meta.superblock import Flag
 from replblock.state.attach import clears_crashed_primary, metadata_flags
-from replblock.state.losses import POSTPONED, mints_new_uuid, settle_pending
+from replblock.state.losses import BESIDE_ITS_USER, POSTPONED, mints_new_uuid, settle_pending
 from replblock.state.names import Conn, Disk, Role
 from replblock.state.packed import State
 
@@ -21,6 +21,11 @@ def alone(state: State) -> bool:
     return (state.role == Role.PRIMARY and state.conn < Conn.CONNECTED) or (
         state.peer == Role.PRIMARY and state.pdsk < Disk.INCONSISTENT
     )
+
+
+def peers_last_copy(state: State) -> bool:
+    """Does a Primary without a good disk of its own work on this disk?"""
+    return state.peer == Role.PRIMARY and state.pdsk < Disk.UP_TO_DATE
 
 
 class Aftermath:
@@ -42,9 +47,14 @@ class Aftermath:
             flags |= Flag.PRIMARY_IND  # the peer still works on our disk alone, until its bitmap says what it lacks
         if Flag(before.flags) & ~Flag(flags) & Flag.PRIMARY_IND:
             meta.save_bitmap()  # the activity log does not count any more: what it covered stands in the bitmap first
+        if new.conn >= Conn.CONNECTED:
+            flags = int(flags) & ~int(Flag.PEERS_LAST_COPY) | (Flag.PEERS_LAST_COPY if peers_last_copy(new) else 0)
         meta.put_flags(flags, 0xFFFFFFFF)
         unsure = self._r.sync.target.end_unconfirmed
-        rule = mints_new_uuid(old, new, meta.uuids.bitmap, forced=promotion_forced, end_unconfirmed=unsure)
+        rule = mints_new_uuid(
+            old, new, meta.uuids.bitmap, forced=promotion_forced, end_unconfirmed=unsure,
+            peers_last_copy=bool(meta.flags & Flag.PEERS_LAST_COPY),
+        )  # fmt: skip
         if rule in POSTPONED:
             self._r.mint_postponed = True
         elif rule is not None:
@@ -97,7 +107,11 @@ class Aftermath:
         """Mint a new current UUID in any case."""
         meta = self._r.meta
         assert meta is not None
-        uuids = meta.uuids.new_current(self._r.host.random64(), self._r.state.role == Role.PRIMARY)
+        mint = meta.uuids.new_current
+        if why == BESIDE_ITS_USER and meta.uuids.bitmap:
+            mint = meta.uuids.moved_on_again
+        uuids = mint(self._r.host.random64(), self._r.state.role == Role.PRIMARY)
+        meta.put_flags(0 if self._r.state.conn < Conn.CONNECTED else int(meta.flags), Flag.PEERS_LAST_COPY)
         meta.put(uuids)  # whoever calls saves, if we do not
         self._r.remembered.moved_on()
         meta.put_flags(Flag.WENT_ON_ALONE if alone(self._r.state) else 0, Flag.WENT_ON_ALONE)

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from replblock.state.names import Conn
+from replblock.state.generations import plain
+from replblock.state.names import Conn, Disk, Role
 from replblock.state.packed import State
 from replblock.state.peer import lost_data_refusal
+from replblock.wire.handshake import Uuids
 
 if TYPE_CHECKING:
     from replblock.core.resource import Resource
@@ -23,9 +25,41 @@ def part_from_rebooted(r: Resource) -> None:
     r.links.drop(Conn.PROTOCOL_ERROR, "rebooted-peer-while-frozen", text)
 
 
+class Served:
+    """What the users of a Primary whose own disk is Inconsistent (or Outdated) have seen: the peer's data.
+
+    Kept while the peer is out of reach. What it wrote meanwhile must not get our unflushed writes on top.
+    """
+
+    def __init__(self) -> None:
+        self.generation = 0
+
+    def state_changed(self, r: Resource, old: State, new: State) -> None:
+        if _serves(old) and not _serves(new) and r.remembered.generations is not None:
+            self.generation = r.remembered.generations.current
+        if _serves(new) or new.disk == Disk.UP_TO_DATE or new.role != Role.PRIMARY:
+            self.generation = 0
+
+    def is_gone(self, own: State, theirs: Uuids) -> bool:
+        """Has the peer moved on? (A kernel does so without a new generation where its bitmap is in use already.)"""
+        known = bool(self.generation) and own.disk >= Disk.INCONSISTENT
+        return known and plain(self.generation) != plain(theirs.current)
+
+
+def _serves(state: State) -> bool:
+    mine = state.role == Role.PRIMARY and Disk.INCONSISTENT <= state.disk < Disk.UP_TO_DATE
+    return mine and state.conn >= Conn.CONNECTED and state.pdsk == Disk.UP_TO_DATE
+
+
 def would_lose_exposed_data(r: Resource, own: State) -> bool:
-    """A diskless Primary meets other data than its users have seen: it disconnects."""
+    """A Primary without good data of its own meets other data than its users have seen: it disconnects."""
     theirs = r.handshake.peer_uuids
+    if theirs is not None and r.served.is_gone(own, theirs):
+        text = "this Primary's own disk is no good copy, and the peer has moved on from the data its users have seen: "
+        text += f"not connecting; stop them, then run: replctl secondary {r.settings.resource}; "
+        text += f"replctl connect {r.settings.resource}"
+        r.links.drop(Conn.DISCONNECTING, "served-data-gone", text, "error")
+        return True
     alone = own._replace(conn=Conn.WF_REPORT_PARAMS)  # a disk the peer attaches now is as new as a new peer
     if theirs is None or not lost_data_refusal(alone, r.exposed_uuid, theirs.current):
         return False

@@ -17,6 +17,7 @@ from replblock.core.host import Disk as DiskPort
 from replblock.core.host import Host
 from replblock.core.link import LinkKeeper
 from replblock.core.metastore import MetaStore
+from replblock.core.parting import Served
 from replblock.core.primary import PrimaryPath
 from replblock.core.remembered import Remembered
 from replblock.core.report import report
@@ -52,6 +53,7 @@ class Resource:
         self.size_sectors = 0
         self.disk_after_negotiation: Disk = Disk.DISKLESS
         self.exposed_uuid = 0
+        self.served = Served()
         """Current UUID of the data last worked on; a diskless node remembers it."""
         self.peer_integrity_alg = ""
         self.last_sent_bits = 0
@@ -309,6 +311,7 @@ class Resource:
         self.state = new
         self.host.log("info", why, state_change(old, new))
         self.remembered.state_changed(old, new)
+        self.served.state_changed(self, old, new)
         self._after(old, new, promotion_forced=promotion_forced)
         return None
 

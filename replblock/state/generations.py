@@ -83,6 +83,11 @@ class Generations(NamedTuple):
             raise ValueError(f"{random64:#x} is reserved and cannot name a generation; draw another random number")
         return self._replace(bitmap=self.current).set_current(random64, primary)
 
+    def moved_on_again(self, random64: int, primary: bool) -> Generations:
+        """Another current generation, while the bitmap goes on to count from what it counted from."""
+        renamed = self.new_current(random64, primary).current
+        return self._replace(current=renamed, history0=self.current, history1=self.history0)
+
     def set_bitmap(self, uuid: int) -> Generations:
         """0: the bitmap's generation (if any) retires into the history. Else: it counts from `uuid` now."""
         if uuid:

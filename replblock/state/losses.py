@@ -25,8 +25,9 @@ class MintRule(NamedTuple):
     """A step after which the data must carry a new current generation."""
 
     name: str
-    when: Callable[[State, State, int, bool, bool], bool]
-    # old, new, bitmap generation, promotion was forced, the source has not confirmed the end of our resync
+    when: Callable[[State, State, int, bool, bool, bool], bool]
+    # old, new, bitmap generation, promotion was forced, the source has not confirmed the end of our resync,
+    # a Primary without a good disk was working on this one when the connection broke
     postponed: bool
     explain: str
 
@@ -51,30 +52,37 @@ def _promoted(old: State, new: State) -> bool:
     return old.role != Role.PRIMARY and new.role == Role.PRIMARY and new.disk >= Disk.INCONSISTENT
 
 
+BESIDE_ITS_USER = "promoted-beside-its-user"
+
 MINT_RULES: tuple[MintRule, ...] = (
-    MintRule("promotion-forced", lambda old, new, bitmap, forced, unsure: forced and _promoted(old, new), False,
+    MintRule("promotion-forced", lambda old, new, bitmap, forced, unsure, used: forced and _promoted(old, new), False,
              "The disk was forced to be UpToDate: from here on it is data of its own."),
     MintRule("promoted-alone",
-             lambda old, new, bitmap, forced, unsure: _promoted(old, new) and bitmap == 0
+             lambda old, new, bitmap, forced, unsure, used: _promoted(old, new) and bitmap == 0
              and (new.conn < Conn.CONNECTED or new.pdsk <= Disk.FAILED), False,
              "Became Primary without the peer's disk: what is written now, the peer will not have."),
+    MintRule(BESIDE_ITS_USER,
+             lambda old, new, bitmap, forced, unsure, used: _promoted(old, new) and used and new.conn < Conn.CONNECTED,
+             False,
+             "Became Primary while a Primary without a good disk, out of reach, may still wait for this one: what is "
+             "written now must not get that one's older writes on top."),
     MintRule("lost-peers-data-frozen",
-             lambda old, new, bitmap, forced, unsure: _lost(old, new, bitmap) and new.suspended, True,
+             lambda old, new, bitmap, forced, unsure, used: _lost(old, new, bitmap) and new.suspended, True,
              "The peer's data is out of reach, but I/O is frozen: the new generation waits until it is thawed."),
     MintRule("lost-peers-data",
-             lambda old, new, bitmap, forced, unsure: _lost(old, new, bitmap), False,
+             lambda old, new, bitmap, forced, unsure, used: _lost(old, new, bitmap), False,
              "The peer's data is out of reach while this disk is in use: what is written now, the peer will not have."),
     MintRule("disk-back-alone",
-             lambda old, new, bitmap, forced, unsure: _back_alone(old, new, bitmap), False,
+             lambda old, new, bitmap, forced, unsure, used: _back_alone(old, new, bitmap), False,
              "A diskless Primary has its disk back while the peer's is out of reach: the peer's data may have got a "
              "generation of its own meanwhile, and what is written now, the peer will not have."),
     MintRule("diskless-peer-promoted",
-             lambda old, new, bitmap, forced, unsure: bitmap == 0 and _serves_diskless(new)
+             lambda old, new, bitmap, forced, unsure, used: bitmap == 0 and _serves_diskless(new)
              and not _serves_diskless(old), False,
              "A diskless peer became Primary on this disk, or this disk came to a diskless Primary: the peer's own "
              "disk will not have what it writes."),
     MintRule("source-failed-at-the-end",
-             lambda old, new, bitmap, forced, unsure: unsure and bitmap == 0 and new.disk >= Disk.UP_TO_DATE
+             lambda old, new, bitmap, forced, unsure, used: unsure and bitmap == 0 and new.disk >= Disk.UP_TO_DATE
              and new.conn >= Conn.CONNECTED and new.pdsk < Disk.INCONSISTENT <= old.pdsk, False,
              "The resync to here is complete, but its source lost its disk before it said so: by its generations that "
              "disk would be the source again, and it may have lost what is here."),
@@ -83,14 +91,17 @@ POSTPONED = frozenset(rule.name for rule in MINT_RULES if rule.postponed)
 
 
 def mints_new_uuid(
-    old: State, new: State, bitmap_uuid: int, *, forced: bool = False, end_unconfirmed: bool = False
-) -> str | None:
+    old: State, new: State, bitmap_uuid: int, *, forced: bool = False, end_unconfirmed: bool = False,
+    peers_last_copy: bool = False,
+) -> str | None:  # fmt: skip
     """Name of the rule by which this step needs a new current generation, or None.
 
     `end_unconfirmed`: a resync to here ended, and its source has not said yet that it recorded the end.
+    `peers_last_copy`: when last connected, a Primary without a good disk of its own worked on this one.
     A name in POSTPONED means: not now; remember it and ask `settle_pending()` on later steps.
     """
-    return next((r.name for r in MINT_RULES if r.when(old, new, bitmap_uuid, forced, end_unconfirmed)), None)
+    facts = (old, new, bitmap_uuid, forced, end_unconfirmed, peers_last_copy)
+    return next((r.name for r in MINT_RULES if r.when(*facts)), None)
 
 
 class Settling(NamedTuple):

@@ -308,6 +308,23 @@ FOUND = (
           (("disconnect", "a", None, 9), ("write", "a", (0, 8, False), 30), ("connect", "a"), ("connect", "b"),
            ("slow", "b", 300, 12), ("write", "a", (64, 8, False), 2), ("write", "a", (72, 8, False), 3),
            ("wait", "a", None, 1), ("power", "b"), ("slow", "b", 2), ("up", "b", None, 40))),
+    Found("old-writes-over-a-promoted-peers",
+          "a diskless Primary sent its unanswered writes again to a peer that had been promoted and demoted meanwhile: "
+          "over newer ones, which were acknowledged",
+          {"blocks": 16, "delay_ms": 15},
+          (("fail", "a", "write"), ("write", "a", (121, 7, False)), ("write", "b", (112, 16, False)),
+           ("write", "b", (64, 2, False), 40), ("primary", "b"), ("forget", "a"), ("write", "a", (112, 1, False), 700),
+           ("write", "b", (112, 8, False)), ("secondary", "b"))),
+    Found("inconsistent-primary-over-a-promoted-peer",
+          "the same with a Primary whose disk on-io-error pass_on had made Inconsistent",
+          {"blocks": 16, "on_io_error": "pass_on"},
+          (("fail", "a", "write"), ("write", "b", (0, 8, False), 40), ("cut_one_way", "a"), ("primary", "b"),
+           ("write", "a", (120, 1, False), 700), ("write", "b", (0, 2, True)))),
+    Found("invalidated-primary-over-its-promoted-source",
+          "the same with a Primary in mid-resync, whose source was promoted in the generation it was resyncing",
+          {"blocks": 40},
+          (("cut_one_way", "b"), ("write", "a", (0, 16, False)), ("invalidate", "a"), ("secondary", "b", None, 40),
+           ("cut_one_way", "a"), ("primary", "b", None, 700), ("write", "b", (5, 8, False)))),
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from replblock.state import attach as at
 from replblock.state import describe, handlers, losses, peer, promotion
 from replblock.state.attach import attach, metadata_flags, wait_seconds, which_wait
 from replblock.state.codes import Code
+from replblock.state.generations import Generations
 from replblock.state.handlers import handlers_for
 from replblock.state.losses import fenced, io_error, may_mint_lazily, mints_new_uuid, settle_pending
 from replblock.state.names import Conn, Disk, Role
@@ -247,6 +248,23 @@ def cut(state: State, rules: Rules = Rules()) -> State:  # noqa: B008
 ])
 def test_who_mints_when(rule, old, new, bitmap, forced):
     assert mints_new_uuid(old, new, bitmap, forced=forced) == rule
+
+
+@pytest.mark.parametrize(("rule", "new", "bitmap"), [
+    ("promoted-beside-its-user", cut(GOOD)._replace(role=P), 7),
+    ("promoted-alone", cut(GOOD)._replace(role=P), 0),
+    (None, GOOD._replace(role=P), 7),
+    (None, cut(GOOD), 7),
+])
+def test_promoted_while_the_peers_users_may_still_wait_for_this_disk(rule, new, bitmap):
+    assert mints_new_uuid(cut(GOOD), new, bitmap, peers_last_copy=True) == rule
+
+
+def test_a_second_generation_of_its_own_keeps_the_bitmap():
+    before = Generations(0x101, 0x200, 0x300, 0x400)
+    assert before.moved_on_again(0x900, True) == (0x901, 0x200, 0x101, 0x300)
+    with pytest.raises(ValueError, match="reserved"):
+        before.moved_on_again(4, True)
 
 
 @pytest.mark.parametrize(("rule", "new", "bitmap"), [
