@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -88,6 +88,10 @@ class Node:
         self.wall_offset_s = 0
         self.handlers: Callable[[Node, str], int] = lambda node, name: 0
         self.dials_ms: list[int] = []
+        self.said: Counter[str] = Counter()
+        """How often each rule was logged, in all lives."""
+        self.orders: Counter[str] = Counter()
+        """How often each command was given."""
         self.numbers = 0
         self.port: OpenDisk | None = None
         self._forget()
@@ -262,6 +266,7 @@ class Node:
     def log(self, level: str, rule: str, text: str) -> None:
         self.sim.lines.append(f"{self.sim.now - MACHINE_MS:8} {self.name} {level} [{rule}] {text}")
         self.sim.oracle.rules.add(rule)
+        self.said[rule] += 1
 
     def new_sock(self) -> int:
         self.numbers += 1

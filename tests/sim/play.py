@@ -30,6 +30,13 @@ COMMANDS = {
     "tentative": ("connect", {"tentative": True}), "new_uuid": ("new_current_uuid", {}),
 }  # fmt: skip
 
+CHANGED_BY = {
+    "secondary": "demoted", "disconnect": "disconnect", "connect": "connect", "detach": "detaching",
+    "invalidate": "invalidate", "invalidate_remote": "invalidate-remote", "outdate": "outdate",
+    "pause_sync": "pause-sync", "resume_sync": "resume-sync", "primary": "promoted",
+}  # fmt: skip
+"""The rule under which a command changes the state, if it is carried out."""
+
 
 class Player:
     """One history in one world."""
@@ -281,6 +288,9 @@ class Player:
         answers: list[Any] = []
         resource = node.resource
         before = fingerprint(node)
+        rule = CHANGED_BY.get(verb, "")
+        node.orders[verb] += 1
+        order, said, undone = node.orders[verb], node.said[rule], self._undone(node)
 
         def reply(answer: Any) -> None:
             assert not answers, f"invariant 8: {name}: {verb} was answered twice"
@@ -289,6 +299,9 @@ class Player:
                 self.sim.note(f"{name}: {verb} {args or ''} → {answer.exit_code} {answer.lines}")
             if ordered is not None and new_order and (verb == "primary" or answer.exit_code):
                 ordered[0].discard(ordered[1])
+            alone = order == node.orders[verb]  # nobody gave the same command meanwhile
+            if answer.exit_code and alone and node.said[rule] != said and self._undone(node) == undone:
+                oracle.fail(8, f"{name}: {verb} was refused later on {answer.lines}, yet done")
             if verb == "primary" and not answer.exit_code and resource.state.role == Role.PRIMARY:
                 oracle.promotion_done(node)
             if verb == "invalidate" and not answer.exit_code:
@@ -302,6 +315,11 @@ class Player:
             if before != after:
                 differ = [(x, y) for x, y in zip(before, after, strict=True) if x != y]
                 oracle.fail(8, f"{name}: {verb} was refused {answers[0].lines}, yet changed {differ}")
+
+    def _undone(self, node: Node) -> int:
+        """How often a promotion was undone because its disk failed, or a demotion overtook it."""
+        demotions = node.orders["secondary"] + node.orders["down"] + node.said["after-sb-demote"]
+        return node.said["promotion-failed"] + demotions
 
 
 def fingerprint(node: Node) -> tuple[Any, ...]:
