@@ -35,6 +35,8 @@ LOCAL, NET, BARRIER, AGAIN = 1, 2, 4, 8
 """What a request waits for: this disk, the peer's ack, the barrier ack of its epoch, its turn to be sent again."""
 NET_PENDING, NET_OK, NET_IN_SYNC, NET_FAILED, NET_LOST, NET_HERE = 0, 1, 2, 3, 4, 5
 ID = struct.Struct(">Q")
+_NOT_YET_TARGET = frozenset({Conn.WF_BITMAP_T, Conn.WF_SYNC_UUID})
+_TARGET = frozenset({Conn.SYNC_TARGET, Conn.PAUSED_SYNC_T})
 
 
 class Lost:
@@ -95,7 +97,8 @@ class PathState:
         self._has_disk = False
         self._primary = False
         self._alone_ok = False
-        self._mark_too = False
+        self._begins_here = False
+        """Writes that begin now go to this disk; else, if there is one, they are marked and come with the resync."""
         self._flags = 0
         self._link: Link | None = None
         self._ordered = False
@@ -126,7 +129,9 @@ class PathState:
         self._out_of_sync = conn in (Conn.AHEAD, Conn.WF_BITMAP_S) and version >= 96
         self._primary = s.role == Role.PRIMARY
         self._has_disk = self._r.meta is not None and s.disk >= Disk.INCONSISTENT
-        self._mark_too = conn == Conn.WF_BITMAP_T  # the peer does so too until it has our bitmap
+        # what is written here now is right on top of the source's data only: not before the disk says Inconsistent
+        becoming_target = conn in _NOT_YET_TARGET or (conn in _TARGET and not self._r.sync.target.may_write)
+        self._begins_here = self._has_disk and not becoming_target
         alone_ok = self._has_disk and s.disk == Disk.UP_TO_DATE
         if alone_ok and not self._alone_ok:
             for epoch in self.log.everything():
@@ -136,7 +141,7 @@ class PathState:
         resyncing = Conn.SYNC_SOURCE <= conn <= Conn.PAUSED_SYNC_T and conn not in (Conn.VERIFY_S, Conn.VERIFY_T)
         protocol = self._r.settings.protocol
         if resyncing:
-            flags |= DP_MAY_SET_IN_SYNC | DP_SEND_WRITE_ACK
+            flags |= DP_SEND_WRITE_ACK if becoming_target else DP_MAY_SET_IN_SYNC | DP_SEND_WRITE_ACK
         elif protocol == "C" or not self._alone_ok:
             flags |= DP_SEND_WRITE_ACK
         elif protocol == "B":

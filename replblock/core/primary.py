@@ -214,10 +214,8 @@ class PrimaryPath(Reads, Flushing):
             request._waits = waits | request._waits & LOCAL
             if not request._waits:
                 self._complete(request)
-        elif self._has_disk:
+        elif self._begins_here:
             request._elsewhere = False
-            if self._mark_too:
-                self._mark(request)
             request._waits = waits | LOCAL
             self._local.append(request)
             if not self._ordered and self._remote:
@@ -226,7 +224,7 @@ class PrimaryPath(Reads, Flushing):
             request._waits = waits | request._waits & LOCAL
             request._elsewhere = True
             if self._r.meta is not None:
-                self._mark(request)  # a disk that is being attached does not get this write
+                self._mark(request)  # a disk that is attached just now, or becomes a target's, does not get it
 
     def _epoch_limit(self) -> int:
         return MAX_EPOCH_WRITES_ORDERED if self._ordered else self._r.settings.max_epoch_size

@@ -268,7 +268,7 @@ class Resync:
             r.links.send(Cmd.SYNC_UUID, SyncUuid(number).pack())
             r.remembered.resync_began(number, here_is_source=True)
             self.source.begin()
-            self._count_from_here("SyncSource")
+            self.count_from_here("SyncSource")
             r.change("resync-started", forced=True, conn=Conn.SYNC_SOURCE)
             if not meta.bitmap.count and link.version < 96:
                 self.source.target_finished()
@@ -284,32 +284,13 @@ class Resync:
         number = SyncUuid.unpack(body).value
 
         def begin(go_on: Callable[[], None]) -> None:
-            r.fencing.guard("before-resync-target", lambda: self._start_as_target(number, go_on))
+            r.fencing.guard("before-resync-target", lambda: self.target.begin(number, go_on))
 
+        # what the source's Primary writes from now on is right on top of the source's data only: it waits as well
         r.secondary.hold_until(begin)
 
-    def _start_as_target(self, number: int, go_on: Callable[[], None]) -> None:
-        """`go_on`: take what the source sends from now on, its users' writes too."""
-        r = self._r
-        meta, link = r.meta, r.links.link
-        if meta is None or link is None:
-            go_on()
-            return
-        meta.put(meta.uuids.resync_start_target(number, r.state.role == Role.PRIMARY))
-        r.remembered.resync_began(number, here_is_source=False)
-        self._count_from_here("SyncTarget")
-        r.change("resync-started", forced=True, conn=Conn.SYNC_TARGET)
-
-        def durable(error: int) -> None:
-            # not before the disk says Inconsistent may the first foreign block land on it
-            if not error and r.links.link is link and r.state.conn == Conn.SYNC_TARGET:
-                self.target.start()
-            go_on()
-
-        meta.save_bitmap()
-        meta.save(durable)
-
-    def _count_from_here(self, side: str) -> None:
+    def count_from_here(self, side: str) -> None:
+        """The resync begins: what its progress is measured by."""
         r = self._r
         assert r.meta is not None
         self.total_blocks = r.meta.bitmap.count
@@ -363,7 +344,7 @@ class Resync:
             self.target.promoted()
         if old.conn == Conn.SYNC_TARGET and new.conn != Conn.SYNC_TARGET:
             self.target.stop()
-        elif old.conn == Conn.PAUSED_SYNC_T and new.conn == Conn.SYNC_TARGET:
+        elif old.conn == Conn.PAUSED_SYNC_T and new.conn == Conn.SYNC_TARGET and self.target.may_write:
             self.target.start()
         in_sync = new.conn == Conn.CONNECTED and new.disk == new.pdsk == Disk.UP_TO_DATE
         if in_sync or (old.conn >= Conn.CONNECTED > new.conn and old.disk == old.pdsk == Disk.UP_TO_DATE):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,8 @@ class ResyncTarget:
     def __init__(self, resource: Resource) -> None:
         self._r = resource
         self.running = False
+        self.may_write = False
+        """The disk itself says that it is Inconsistent."""
         self._position = 0
         self._budget_sectors = 0
         self._arrived_sectors = 0
@@ -59,6 +62,31 @@ class ResyncTarget:
         """What the controller wanted last, KiB/s."""
         return self._controller.want_kib if self._controller is not None else 0
 
+    def begin(self, number: int, go_on: Callable[[], None]) -> None:
+        """The source begins, and names the generation; `go_on` when its data may be written here."""
+        r = self._r
+        meta, link = r.meta, r.links.link
+        if meta is None or link is None:
+            go_on()
+            return
+        self.may_write = False
+        meta.put(meta.uuids.resync_start_target(number, r.state.role == Role.PRIMARY))
+        r.remembered.resync_began(number, here_is_source=False)
+        r.sync.count_from_here("SyncTarget")
+        r.change("resync-started", forced=True, conn=Conn.SYNC_TARGET)
+
+        def durable(error: int) -> None:
+            # not before the disk says Inconsistent may the first foreign block land on it
+            if r.links.link is link:
+                self.may_write = not error
+                r.primary.reroute(r.state, r.state)
+                if not error and r.state.conn == Conn.SYNC_TARGET:
+                    self.start()
+            go_on()
+
+        meta.save_bitmap()
+        meta.save(durable)
+
     def start(self) -> None:
         """SyncTarget began: the state is on disk."""
         s = self._r.settings
@@ -82,7 +110,7 @@ class ResyncTarget:
         self.stop()
         outstanding, self._outstanding = self._outstanding, {}
         self._in_flight_sectors = 0
-        self._finishing = self.end_unconfirmed = False
+        self._finishing = self.end_unconfirmed = self.may_write = False
         for _, busy in outstanding.values():
             if busy is not None:
                 self._r.primary.busy.free(busy)

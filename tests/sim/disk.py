@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from replblock.meta.activity_log import initialized_block
+from replblock.meta.errors import MetadataError
 from replblock.meta.geometry import Geometry, flexible
 from replblock.meta.superblock import Flag, Superblock
 
@@ -69,11 +70,6 @@ class Platter:
         assert offset >= 0 and offset + len(data) <= self.size_bytes, "a write beyond the data area"
         self.content[offset : offset + len(data)] = data
         self.unflushed.append((offset, data, sure))
-
-    @property
-    def seen(self) -> int:
-        """How many writes have reached the cache."""
-        return self.taken + len(self.unflushed)
 
     @property
     def superblock(self) -> Superblock:
@@ -152,6 +148,14 @@ class Platter:
         self.content[:] = self.durable
         self.spoiled = False
 
+    @property
+    def says_consistent(self) -> bool:
+        """What a look at the superblock tells about the data."""
+        try:
+            return bool(self.superblock.flags & Flag.CONSISTENT)
+        except MetadataError:
+            return False
+
     def stamps(self, sectors: Any) -> list[int]:
         """Which write each of these sectors carries."""
         content = self.content
@@ -181,6 +185,7 @@ class OpenDisk:
         if "write" in platter.failing:
             return errno.EIO
         before = bytes(data)
+        self.sim.oracle.overwritten(self.node)
         if self.sim.rng.random() >= platter.slow_share:
             platter.put(offset, before)
             return 0
@@ -203,6 +208,7 @@ class OpenDisk:
         assert self.open, "a write after close"
         self.node.act()
         entry = (offset, bytes(data))
+        self.sim.oracle.overwritten(self.node)
         self.platter.under_way.append(entry)
         self._later(self._written, entry, data, True, done)
 

@@ -53,8 +53,8 @@ class Ledger:
         """Protocol B: the process of this life has them."""
         self.void = False
         """Inconsistent: half of something else."""
-        self.before_void: tuple[int, set[Mark]] | None = None
-        """How many writes the disk had seen when it became void, and what was acknowledged until then."""
+        self.whole: tuple[set[Mark], int] | None = None
+        """A target on whose disk nothing of the resync was written yet: what it must hold if it comes back whole."""
         self.synced_since = 0
         self.promoted = -1
         """Alone."""
@@ -91,6 +91,7 @@ class Ledger:
         self.forgiven = set(other.forgiven)
         self.dropped = set()
         self.void = self.disk_failed = self.metadata_failed = False
+        self.whole = None
 
 
 def sorted_marks(marks: set[Mark]) -> list[Mark]:

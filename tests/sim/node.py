@@ -387,6 +387,8 @@ class Node:
 
     def open_disk(self) -> dict[str, Any]:
         """The arguments of `attach`."""
+        if self.resource.meta is None:
+            self.sim.oracle.comes_back(self)
         if self.platter.spoiled and not self.platter.under_way:
             self.platter.opened()
             self.sim.oracle.cache_dropped(self)

@@ -58,7 +58,7 @@ class Oracle(Answers):
         ledger.received.clear()
         ledger.untold.clear()
         ledger.died = self.tick()
-        self._still_whole(node)
+        self.comes_back(node)
         if power:
             ledger.lost_power = self.tick()
             gone = {m for m in ledger.acked if node.name not in m.durable}
@@ -99,15 +99,6 @@ class Oracle(Answers):
         if node.on and node.resource.meta is not None:
             found.append(node.resource.meta.bitmap)
         return found
-
-    def _still_whole(self, node: Node) -> None:
-        """It died at the very start of a resync: nothing was written yet, and its metadata does not tell of it."""
-        ledger = self.ledger(node)
-        if ledger.void and ledger.before_void is not None and node.platter.superblock.flags & Flag.CONSISTENT:
-            seen, acked = ledger.before_void
-            if node.platter.seen == seen:
-                ledger.void, ledger.acked = False, acked
-        ledger.before_void = None
 
     # --- claims ---
 
@@ -246,12 +237,28 @@ class Oracle(Answers):
             if old.conn in TARGET and self._policy_gave_up(node):
                 self.gives_up.add(node.name)  # the source's disk went away before the resync: the verdict stands
             return  # on-io-error pass_on, or an invalidate that is not answered yet: the data is what it was
+        ledger.whole = (ledger.acked, ledger.synced_since)
         ledger.void = True
-        ledger.before_void = (node.platter.seen, ledger.acked)
         ledger.acked = set()
         ledger.received.clear()
         ledger.synced_since = self.tick()
         self.ledger(node.peer).synced_since = ledger.synced_since
+
+    def overwritten(self, node: Node) -> None:
+        """A write begins. The first one on a target makes its data half of something: its disk must say so already."""
+        ledger = self.ledger(node)
+        if ledger.whole is not None and ledger.void:
+            if node.platter.says_consistent:
+                self.fail(3, f"{node.name} writes over its data before its disk says that it is Inconsistent")
+            ledger.whole = None
+
+    def comes_back(self, node: Node) -> None:
+        """Nobody runs on this disk: if nothing of a resync is on it, nor that there is one, it is what it was."""
+        ledger = self.ledger(node)
+        whole, ledger.whole = ledger.whole, None
+        if whole is not None and ledger.void and node.platter.says_consistent:
+            ledger.void = False
+            ledger.acked, ledger.synced_since = whole
 
     def invalidated(self, node: Node) -> None:
         """`invalidate` was answered with yes, alone: whatever happens, this data is never used again."""

@@ -325,6 +325,18 @@ FOUND = (
           {"blocks": 40},
           (("cut_one_way", "b"), ("write", "a", (0, 16, False)), ("invalidate", "a"), ("secondary", "b", None, 40),
            ("cut_one_way", "a"), ("primary", "b", None, 700), ("write", "b", (5, 8, False)))),
+    Found("peers-write-before-inconsistent",
+          "a target wrote what the source's Primary sent before its own disk said that it is Inconsistent: it lost "
+          "power in that moment, and came back UpToDate with half of something",
+          {"blocks": 2, "slow_ms": 2, "start": "secondary"},
+          (("fuse", "a", (3, False)), ("primary", "b"), ("wait", "a", None, 700), ("write", "a", (5, 1, False)),
+           ("write", "a", (0, 8, False), 5), ("up", "a", None, 3, 2938801293), ("slow", "a", 300, 5),
+           ("flush", "a", None, 5), ("write", "b", (0, 8, False), 5), ("write", "b", (0, 1, False)))),
+    Found("target-that-was-never-written",
+          "the oracle: a target without power before its disk says Inconsistent comes back whole",
+          {"blocks": 2064, "slow_ms": 30},
+          (("cut", "a"), ("kill", "a"), ("write", "b", (16504, 8, False), 8), ("up", "a", None, 0, 1048838004),
+           ("heal", "a", None, 40, 115760308), ("write", "b", (5, 8, False), 40, 2342373885), ("power", "b"))),
 )  # fmt: skip
 
 
