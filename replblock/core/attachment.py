@@ -312,6 +312,10 @@ class Attachment:
         if what.startswith("flushing"):
             self._note_failed_flush(target_finished)
         self.lost_unflushed = r.state.role == Role.PRIMARY
+        if r.mint_postponed and r.settings.protocol == "A" and r.meta.bitmap.count:
+            # frozen without the peer, which may lack what was answered: the generation that waits for the thaw would
+            # have told so, and without this disk there is nothing to write it to
+            r.exposed_uuid = plain(r.host.random64())
         self._drop()
         if r.secondary.unflushed:
             # what the peer sent and this disk took was never flushed: only a lost connection tells the peer so

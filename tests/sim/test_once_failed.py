@@ -98,6 +98,12 @@ FOUND = (
            ("write", "b", (125, 3, False), 0, 3972480416), ("invalidate", "a", None, 0, 3121542590),
            ("connect", "a", None, 15, 3642958260), ("secondary", "b", None, 3), ("write", "a", (109, 8, False), 8),
            ("fail", "b", "meta"), ("power", "a"), ("primary", "b", None, 8))),
+    Found("disk-lost-while-fencing",
+          "protocol A: a Primary that was frozen until its peer was fenced lost its disk, and went on with the peer's, "
+          "which lacked what had been answered",
+          {"blocks": 2064, "fencing": "resource-and-stonith", "protocol": "A"},
+          (("secondary", "a", None, 5), ("primary", "b", None, 40), ("write", "b", (14976, 40, False), 5, 1528113573),
+           ("fail", "b", "meta"), ("cut_one_way", "b"), ("wait", "b", None, 12000, 2631965408))),
     Found("detach-before-the-peer-flushed",
           "a Primary's detach went on when the peer lost power with acknowledged writes in its cache: the peer came "
           "back as the only copy, without them",
