@@ -165,9 +165,12 @@ class Attachment:
             )
         return ""
 
-    def abort(self) -> None:
-        """The handshake refused the disk that was being attached."""
-        self._r.why("error", "own-attach-aborted", "the peer's data does not go with this disk: the attach was undone")
+    def abort(self, rule: str) -> None:
+        """The handshake refused the disk that was being attached, or could not bring it up to date."""
+        text = "the peer's data does not go with this disk: the attach was undone"
+        if rule != "own-attach-aborted":
+            text = "this disk's data is older than what is in use, and the peer has no disk: the attach was undone"
+        self._r.why("error", rule, text)
         self._drop()
 
     def cut_short(self) -> None:

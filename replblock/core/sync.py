@@ -134,8 +134,8 @@ class Resync:
         if conn in (Conn.WF_BITMAP_S, Conn.WF_BITMAP_T) and self.decision is not None and self.decision.full_sync:
             self.mark_everything()
         r.change(reaction.handshake_rule or outcome.rule, forced=True, **outcome.state._asdict())
-        if outcome.rule == "own-attach-aborted":
-            r.attachment.abort()
+        if outcome.rule.startswith("own-attach-"):
+            r.attachment.abort(outcome.rule)
             return
         if fresh:
             r.handshake.finished()

@@ -162,6 +162,8 @@ TAKE_OVER_OUTCOMES: dict[str, str] = {
     "taken-over": "The peer's report became part of the state.",
     "own-attach-aborted": "The handshake refused the disk this node was attaching: the attach fails, the connection "
                           "stays.",
+    "own-attach-older-than-exposed": "The users of this Primary have seen newer data than the disk holds that it is "
+                                     "attaching, and the peer has no disk to bring it up to date: the attach fails.",
     "peers-attach-aborted": "The handshake refused the disk the peer was attaching: it counts as diskless.",
     "handshake-refused": "The handshake refused the connection: this node disconnects and stays StandAlone.",
     "rebooted-peer-while-frozen": "I/O is frozen and the peer comes back only Consistent, so it was down: what is in "
@@ -183,7 +185,7 @@ def take_over(
     """Second step. `handshake`: Decision.conn where the reaction asked for one (DISCONNECTING: refused).
 
     new_uuid_pending: a Primary lost its peer while I/O was frozen and has not minted a generation yet.
-    The state comes sanitized; `own-attach-aborted` leaves it to the caller to fail the disk.
+    The state comes sanitized; `own-attach-…` leaves it to the caller to fail the disk.
     """
     conn: Conn = Conn.CONNECTED if own.conn == Conn.WF_REPORT_PARAMS else own.conn
     if report.conn == Conn.AHEAD:
@@ -201,6 +203,8 @@ def take_over(
             return TakeOver("handshake-refused")
     if disk == Disk.NEGOTIATING and conn in (Conn.CONNECTED, Conn.WF_BITMAP_S) and rules.negotiated is not None:
         disk = rules.negotiated[0]
+        if handshake is None and not rules.data_is_what_we_exposed:
+            rule, disk = "own-attach-older-than-exposed", Disk.FAILED
     fresh = own.conn < Conn.CONNECTED
     if fresh and conn == Conn.CONNECTED and peer_disk == Disk.CONSISTENT and own.suspended and new_uuid_pending:
         return TakeOver("rebooted-peer-while-frozen")

@@ -80,7 +80,7 @@ class Mender:
             player.command(node, "resume_sync", {})
         if node.resource.meta is None:
             why = node.resource.reasons
-            if why and why[-1]["rule"] == "own-attach-aborted" and state.conn == Conn.CONNECTED and number % 4 == 3:
+            if why and why[-1]["rule"].startswith("own-attach-") and state.conn == Conn.CONNECTED and number % 4 == 3:
                 for verb in ("secondary", "disconnect"):  # its disk was refused: only a new connection lets it give up
                     player.command(node, verb, {})
                     self.sim.run(500)

@@ -26,7 +26,7 @@ HALF_ORDERED = "cut_one_way a @0, fuse a {k}, invalidate b @3000, up a, heal a"
 OLD_PEER = {"offer_ordered": False}
 """Each node takes the other one for a kernel, which knows no safety rules."""
 FLUSH_FAILED = (
-    "write a 1, fail a flush @0, write a 2 @3, detach b @0, flush a @100, repair a @0, attach a, secondary a, "
+    "write a 1, fail a flush @0, write a 2 @3, detach b @0, flush a @100, repair a @0, secondary a, attach a, "
     "disconnect a, disconnect b, attach b"
 )
 """a Primary's flush fails when the peer has left: what was answered last is on the peer's disk, if anywhere."""

@@ -122,6 +122,16 @@ def test_take_over_of_an_attach():
     assert result.state is not None and result.state.disk == INC, "until the first block is in, nothing better"
 
 
+def test_a_primary_does_not_go_back_to_older_data_because_the_peer_has_no_disk():
+    attaching, bare = GOOD._replace(role=P, disk=Disk.NEGOTIATING, pdsk=Disk.FAILED), GOOD._replace(disk=Disk.DISKLESS)
+    rules = Rules(negotiated=(UP, UNK))
+    assert over(attaching, bare, rules=rules).state == GOOD._replace(role=P, pdsk=Disk.DISKLESS)
+    older = over(attaching, bare, rules=rules._replace(data_is_what_we_exposed=False))
+    assert older.rule == "own-attach-older-than-exposed" and older.state.disk == Disk.FAILED
+    decided = over(attaching, GOOD, Conn.WF_BITMAP_T, rules._replace(data_is_what_we_exposed=False))
+    assert decided.rule == "taken-over", "the peer brings it up to date"
+
+
 def test_forced_peer_makes_us_announce_and_ahead_makes_us_behind():
     forced = State(S, P, Conn.CONNECTED, INC, UP)
     assert peer.considers_resync(State(S, S, Conn.CONNECTED, INC, INC), forced)
