@@ -34,6 +34,8 @@ class Attachment:
         self._r = resource
         self.activity: ActivityLog | None = None
         self._left: MetaStore | None = None
+        self._untold: tuple[frozenset[int], int, int] | None = None
+        """What a disk's metadata must tell since a flush failed, and may not: generations it goes by; flags, mask."""
         self.crashed_primary = False
         self.was_degraded = False
         """PRIMARY_IND without CONNECTED_IND at the last attach: degr-wfc-timeout applies."""
@@ -53,6 +55,8 @@ class Attachment:
         if problem:
             done(problem)
             return
+        superblock = self._told(superblock)
+
         def metadata_failed(errno: int) -> None:
             if r.meta is meta:
                 r.disk_failed(errno, "writing metadata")
@@ -96,6 +100,7 @@ class Attachment:
             if r.meta is not meta or r.state.disk != Disk.ATTACHING:
                 done("the disk was detached before it was in use")
                 return
+            self._untold = None
             if r.handshake.running and r.state.conn == Conn.WF_REPORT_PARAMS:
                 # the peer was told that there is no disk yet and goes by that: it is told of this one when both are
                 # Connected, else this node decides about a resync and the peer does not
@@ -258,16 +263,26 @@ class Attachment:
         meta, state = r.meta, r.state
         if meta is None or state.conn < Conn.CONNECTED:
             return
+        flags, mask = 0, 0
         if self._peer_has_everything(target_finished):
-            meta.put_flags(0, Flag.CONSISTENT | Flag.WAS_UP_TO_DATE)
+            mask = Flag.CONSISTENT | Flag.WAS_UP_TO_DATE
             text = "what was written here last may be missing: the disk is Inconsistent when it comes back"
             r.why("warning", "unflushed-disk-is-inconsistent", text)
         elif state.role == Role.PRIMARY:
-            meta.put_flags(Flag.LOST_WRITES, Flag.LOST_WRITES)
+            flags = mask = Flag.LOST_WRITES
             text = "what was written here last may be missing, and it is not certain that the peer has it: the peer is "
             text += "not overwritten from this disk unless it is told to give up its data"
             r.why("warning", "unflushed-disk-lost-writes", text)
+        meta.put_flags(flags, mask)
         meta.save()
+        self._untold = frozenset(map(plain, meta.uuids[:2])), int(flags), int(mask)
+
+    def _told(self, superblock: Superblock) -> Superblock:
+        """Whether the metadata could still be written when the flush failed is not known: it is told again."""
+        if self._untold is None or plain(superblock.uuid_current) not in self._untold[0]:
+            return superblock
+        _, flags, mask = self._untold
+        return superblock._replace(flags=superblock.flags.without(mask) | Flag(flags))
 
     def _peer_has_everything(self, target_finished: bool) -> bool:
         """A good disk there that is no other data: a peer that meets a failing disk is not asked about generations."""
