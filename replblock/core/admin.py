@@ -156,7 +156,11 @@ class Admin:
 
     def peer_refused(self, retcode: int | None) -> Answer:
         if retcode is None:
-            return self.refused_code(Code.IN_TRANSIENT_STATE, None, "connection-lost-while-asking")
+            answer = self.refused_code(Code.IN_TRANSIENT_STATE, None, "connection-lost-while-asking")
+            answer.lines.append(
+                f"the peer may have done it all the same; run on both nodes: replctl status {self._r.settings.resource}"
+            )
+            return answer
         return self.refused_code(Code.CW_FAILED_BY_PEER, None, f"peer answered {retcode}")
 
     # --- the peer asks ---

@@ -297,7 +297,10 @@ class Player:
             answers.append(answer)
             if self.trace:
                 self.sim.note(f"{name}: {verb} {args or ''} → {answer.exit_code} {answer.lines}")
-            if ordered is not None and new_order and (verb == "primary" or answer.exit_code):
+            # the peer may have carried out what it was told by a connection that broke before its answer
+            done_all_the_same = ("connection-lost-while-asking", "changed-while-asking")
+            open_ended = verb == "invalidate_remote" and answer.data.get("rule") in done_all_the_same
+            if ordered is not None and new_order and (verb == "primary" or answer.exit_code) and not open_ended:
                 ordered[0].discard(ordered[1])
             alone = order == node.orders[verb]  # nobody gave the same command meanwhile
             if answer.exit_code and alone and node.said[rule] != said and self._undone(node) == undone:
