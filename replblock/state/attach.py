@@ -76,7 +76,8 @@ def attach(flags: int, state: State, *, fencing: str = "dont-care") -> Attach:
     why_all = ""
     if flags & MDF_FULL_SYNC:
         why_all = "full-sync-was-pending"
-    elif crashed and flags & MDF_AL_DISABLED:
+    elif (crashed or flags & MDF_PRIMARY_IND) and flags & MDF_AL_DISABLED:
+        # a frozen Primary's own disk did not crash, but the peer may lack what was on its way when the disk was lost
         why_all = "crashed-without-activity-log"
     row = next(r for r in DISK_RULES if r.when(flags, fencing))
     return Attach(

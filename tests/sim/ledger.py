@@ -63,6 +63,8 @@ class Ledger:
         self.forced = -1
         self.met = -1
         """When its present connection began, as it sees it."""
+        self.peer_good = -1
+        """When it last began to take the peer's disk for UpToDate."""
         self.died = -1
         self.lost_power = -1
         self.failed_connected = -1

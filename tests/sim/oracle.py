@@ -108,6 +108,8 @@ class Oracle(Answers):
         if old.role != Role.PRIMARY and new.role == Role.PRIMARY:
             self._promoted(node, new)
         ledger = self.ledger(node)
+        if new.pdsk == Disk.UP_TO_DATE != old.pdsk:
+            ledger.peer_good = self.tick()
         if new.disk == Disk.FAILED and node.platter.failing:
             ledger.disk_failed = True
             ledger.metadata_failed |= "meta" in node.platter.failing
@@ -347,6 +349,8 @@ class Oracle(Answers):
         peer = node.peer
         mine, theirs = self.ledger(node), self.ledger(peer)
         for mark in theirs.acked - mine.acked:
+            if mark.weak and (mark.acked or 0) > theirs.peer_good:
+                continue  # on its way
             if not self.holds(node, mark) and not self.marked(node, mark):
                 if mark.acked is not None and peer.on and peer.state.conn >= Conn.WF_REPORT_PARAMS:
                     self.fail(6, f"{node.name} is Connected and UpToDate without {mark} of {peer.name}")

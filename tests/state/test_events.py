@@ -187,6 +187,9 @@ def test_attach_over_all_flags():
                 assert result.disk == (UP if flags & 0x20 or fencing == "dont-care" else CON)
             assert result.crashed_primary == bool(flags & 0x42)
             assert result.set_all_bits == bool(flags & 8 or (flags & 0x42 and flags & 0x100))
+            frozen = attach(flags, State(role=P, susp_nod=True), fencing=fencing)
+            assert frozen.set_all_bits == result.set_all_bits, "what was on its way stands nowhere"
+            assert frozen.crashed_primary == bool(flags & 0x40)
             assert result.degraded == (flags & 6 == 2)
             assert result.pdsk == (OUT if flags & 0x20 else UNK)
             assert describe.describe(result.rule)
