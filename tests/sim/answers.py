@@ -92,7 +92,7 @@ class Answers(Watch):
     def _flushed(self, node: Node, seq: int, before: Any) -> None:
         state, mine = node.state, self.ledger(node)
         for mark in mine.untold:
-            here = state.disk == Disk.UP_TO_DATE and self.holds(node, mark)  # that disk is back, and was not overwritten
+            here = state.disk == Disk.UP_TO_DATE and self.holds(node, mark)  # that disk is back
             if mine.flush_refused < (mark.acked or 0) < seq and not here and not self.holds(node.peer, mark):
                 self.fail(2, f"{node.name} answered a flush after it had lost {mark} with its disk and the connection")
         both = [s.conn >= Conn.CONNECTED and s.pdsk == Disk.UP_TO_DATE for s in (state, before)]
