@@ -343,6 +343,14 @@ FOUND = (
           {"blocks": 2064, "slow_ms": 30},
           (("cut", "a"), ("kill", "a"), ("write", "b", (16504, 8, False), 8), ("up", "a", None, 0, 1048838004),
            ("heal", "a", None, 40, 115760308), ("write", "b", (5, 8, False), 40, 2342373885), ("power", "b"))),
+    Found("flush-and-metadata-failed",
+          "flush and metadata of a Primary's disk failed together while the peer was being detached: attached again it "
+          "did not tell what it had lost, and overwrote the peer",
+          {"blocks": 40},
+          (("fail", "a", "flush"), ("write", "a", (312, 2, False)), ("slow", "b", 300),
+           ("write", "b", (176, 1, False), 5), ("write", "b", (33, 8, True)), ("down", "a"),
+           ("read", "b", (0, 8, False)), ("detach", "b"), ("write", "b", (37, 8, False), 40), ("fail", "a", "meta"),
+           ("wait", "b", None, 300))),
 )  # fmt: skip
 
 
