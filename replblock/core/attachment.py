@@ -327,7 +327,7 @@ class Attachment:
             r.send_state()
         if meaning.disk != Disk.FAILED:
             return
-        if what.startswith("flushing"):
+        if what.startswith("flushing") or (what.startswith("writing") and not for_good):
             self._note_failed_flush(target_finished)
         self.lost_unflushed = r.state.role == Role.PRIMARY
         if r.mint_postponed and r.settings.protocol == "A" and r.meta.bitmap.count:
