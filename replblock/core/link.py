@@ -121,15 +121,17 @@ class LinkKeeper:
     # --- sending ---
 
     def send(self, cmd: Cmd, body: bytes = b"") -> None:
-        """Queue a packet on the data connection."""
+        """Queue a packet on the data connection, behind what the path has gathered for it."""
         link = self.link
         if link is not None:
+            self._r.primary.hand_over()
             self._host.send(link.data, [pack_packet(link.version, cmd, body, self._volume(link))])
 
     def send_connection(self, cmd: Cmd, body: bytes = b"") -> None:
-        """Queue a connection-wide packet (volume 0) on the data connection."""
+        """Queue a connection-wide packet (volume 0) on the data connection, behind what the path has gathered."""
         link = self.link
         if link is not None:
+            self._r.primary.hand_over()
             self._host.send(link.data, [pack_packet(link.version, cmd, body)])
 
     def send_meta(self, cmd: Cmd, body: bytes = b"") -> None:

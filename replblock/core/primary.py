@@ -132,6 +132,16 @@ class PrimaryPath(Reads, Flushing):
                 self._zero(request)
         self.go()
 
+    def hand_over(self) -> None:
+        """Whatever else is sent on the data connection goes behind the writes gathered so far.
+
+        Begun in the middle of a wake-up (their extents became hot), they would be overtaken: by a request for resync
+        data, whose answer would then be older than what this disk has, or by a new state.
+        """
+        if self._out:
+            out, self._out = self._out, []
+            self._r.links.send_parts(out)
+
     def go(self) -> None:
         """Send what was gathered, then write it here: the peer works while we do."""
         if self._out:

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 BLOCKS_PER_EXTENT = 1024
 LONG_EVENTS = 200
+BATCHING_SEEDS = 10_000_000
+"""From this seed on, a wake-up may handle several events, as the engine's do; older seeds stay what they were."""
 
 
 class Event(NamedTuple):
@@ -120,6 +122,8 @@ def long_history(seed: int, events: int = LONG_EVENTS) -> History:
     """A long random history."""
     rng = random.Random(seed)
     world = setup(rng)
+    if seed >= BATCHING_SEEDS:
+        world["batch"] = rng.choice([0.0, 0.05, 0.3])
     blocks = world["blocks"]
     spots = [0, blocks - 1, *(rng.randrange(blocks) for _ in range(rng.choice([1, 4])))]
     kinds = [kind for kind, _ in LONG]

@@ -85,6 +85,8 @@ class Node:
         self.fuse_power = False
         self.busy_until = 0
         """SIGSTOP: nothing is handled before."""
+        self.batch = 0.0
+        """How often an event finds the engine at work and waits for others: one wake-up then handles them all."""
         self.wall_offset_s = 0
         self.handlers: Callable[[Node, str], int] = lambda node, name: 0
         self.dials_ms: list[int] = []
@@ -168,6 +170,11 @@ class Node:
                 self.sim.at(self.busy_until, self.resume, life)
             self.waiting.append((fn, args))
             return
+        if self.batch and self.sim.rng.random() < self.batch:
+            self.busy_until = self.sim.now + self.sim.rng.choice((1, 2, 4, 12))
+            self.waiting.append((fn, args))
+            self.sim.at(self.busy_until, self.resume, life)
+            return
         self._handle(fn, args)
 
     def resume(self, life: int) -> None:
@@ -178,6 +185,9 @@ class Node:
             self.sim.at(self.busy_until, self.resume, life)
             return
         waiting, self.waiting = self.waiting, []
+        if self.batch:
+            self._handle_all(waiting)
+            return
         for number, (fn, args) in enumerate(waiting):
             self._handle(fn, args)
             if self.life != life or not self.on:
@@ -190,6 +200,17 @@ class Node:
     def _handle(self, fn: Callable[..., None], args: tuple[Any, ...]) -> None:
         try:
             fn(*args)
+            self._finish()
+        except Crash:
+            self.die(self.fuse_power)
+
+    def _handle_all(self, waiting: list[tuple[Callable[..., None], tuple[Any, ...]]]) -> None:
+        """One wake-up with many events."""
+        try:
+            for fn, args in waiting:
+                fn(*args)
+                if not self.on:
+                    return
             self._finish()
         except Crash:
             self.die(self.fuse_power)

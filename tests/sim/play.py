@@ -69,6 +69,7 @@ class Player:
             node=name, own_address=own, peer_address=peer, shared_secret="x", handlers=handlers, **chosen
         )
         node = Node(self.sim, name, settings, world.get("blocks", 2), world.get("created", False))
+        node.batch = world.get("batch", 0.0)
         node.platter.slow_share = world.get("slow_share", 0.3)
         node.platter.slow_ms = world.get("slow_ms", 4)
         node.handlers = self._handler
