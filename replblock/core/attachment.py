@@ -128,7 +128,21 @@ class Attachment:
                 r.change("attach", forced=True, disk=verdict.disk, pdsk=verdict.pdsk)
             done("")
 
-        meta.settle(settled)
+        def durable(errno: int) -> None:
+            if r.meta is not meta:
+                done("the disk was detached before it was in use")
+            elif errno:
+                self._drop()
+                done(f"{r.settings.disk_path}: {os.strerror(errno)} while flushing what the killed engine had written")
+            else:
+                meta.settle(settled)
+
+        if verdict.crashed_primary and r.settings.disk_flushes:
+            # an engine that was killed left its writes in the page cache, and no later epoch speaks of them: the first
+            # flush of the next Primary, which may be the peer, has to find them durable
+            meta.flush(durable)
+        else:
+            meta.settle(settled)
 
     def end_wakeup(self) -> None:
         """A handshake may have ended for which an attach waits."""

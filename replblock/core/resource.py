@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno as errnos
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ from replblock.core.parting import Served
 from replblock.core.primary import PrimaryPath
 from replblock.core.remembered import Remembered
 from replblock.core.report import report
-from replblock.core.requests import Request
+from replblock.core.requests import Op, Request
 from replblock.core.secondary import SecondaryPath
 from replblock.core.settings import Settings
 from replblock.core.sync import Resync
@@ -125,6 +126,14 @@ class Resource:
 
     def submit(self, requests: list[Request]) -> None:
         """Requests of a door, in order."""
+        if not self.primary.ready:
+            # the doors close when a demotion begins: nothing that came in after them may slip in behind its flush
+            late = [request for request in requests if request.op not in (Op.READ, Op.FLUSH)]
+            for request in late:
+                request.errno = errnos.EROFS
+                request.done(request)
+            if late:
+                requests = [request for request in requests if request.op in (Op.READ, Op.FLUSH)]
         self.primary.submit(requests)
 
     def end_wakeup(self) -> None:
