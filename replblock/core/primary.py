@@ -183,7 +183,7 @@ class PrimaryPath(Reads, Flushing):
         start = request.offset_bytes
         end = start + request.length_bytes
         waits = 0
-        here = request._net == NET_HERE
+        here = request._net == NET_HERE and not request._elsewhere
         if request is self._starting:
             self._starting = None
         if self._remote:
@@ -349,6 +349,8 @@ class PrimaryPath(Reads, Flushing):
         for epoch in self.log.everything():
             for request in epoch.requests:
                 request._elsewhere = True
+        if self._starting is not None:
+            self._starting._elsewhere = True
         for request in [*self._unacked.values(), *self._unsent]:
             if not request._waits & (LOCAL | BARRIER):
                 self._only_there(request)

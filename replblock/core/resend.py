@@ -94,6 +94,7 @@ class Resend(PathState):
 
     def _not_yet(self, request: Request) -> None:
         """It waited for something else, and may not begin now."""
+        request._waits &= ~AGAIN
         if is_copy(request) or request._waits & LOCAL:
             self._nowhere(request)
         elif request._order:
@@ -164,6 +165,7 @@ class Resend(PathState):
 
     def _nowhere(self, request: Request) -> None:
         """It was about to be sent when the connection broke."""
+        request._waits &= ~AGAIN
         if request is self._starting:
             self._starting = None
         if is_copy(request):
@@ -215,8 +217,8 @@ class Resend(PathState):
                     self._complete(request)
 
     def _start_again(self, entry: Again) -> None:
+        """AGAIN is over when it begins: what becomes of its first writing here meanwhile settles nothing."""
         request = entry.request
-        request._waits &= ~AGAIN
         if request.done is nobody:
             self._in_flight += 1
             self._in_flight_bytes += request.length_bytes
@@ -227,6 +229,7 @@ class Resend(PathState):
         request._elsewhere = not here
         if not self._remote and here:
             request._net = NET_PENDING
+            request._waits &= ~AGAIN
             if not request._waits:
                 self._complete(request)  # its blocks are marked since the connection broke
             return
@@ -234,6 +237,7 @@ class Resend(PathState):
         if request.op != Op.WRITE and not request.data and link is not None and self._remote:
             if not link.features & (FEATURE_WZEROES | FEATURE_TRIM):
                 request._net = NET_PENDING
+                request._waits &= ~AGAIN
                 self._zero(request)
                 return
         self._starting = request

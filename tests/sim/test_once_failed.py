@@ -351,6 +351,12 @@ FOUND = (
            ("write", "b", (176, 1, False), 5), ("write", "b", (33, 8, True)), ("down", "a"),
            ("read", "b", (0, 8, False)), ("detach", "b"), ("write", "b", (37, 8, False), 40), ("fail", "a", "meta"),
            ("wait", "b", None, 300))),
+    Found("begun-again-while-written-here",
+          "a write that was to be sent again waited for its own writing here; that ended on a disk that did not count any "
+          "more, so that the write began a second time: it was answered twice",
+          {"blocks": 40, "delay_ms": 1, "offer_ordered": False, "on_no_data_accessible": "suspend-io", "slow_ms": 30},
+          (("invalidate", "a", None, 100, 1929687958), ("write", "a", (221, 8, False)),
+           ("primary", "b", None, 5, 1133659349), ("forget", "b"), ("mend", "a", None, 0, 1691471407))),
 )  # fmt: skip
 
 
