@@ -209,7 +209,7 @@ class Admin:
             return
         r.change("peer-requests", forced=True, **new._asdict())
         if r.state.conn in STARTING_SYNC:
-            r.sync.starting(r.state.conn)
+            r.sync.starting(r.state.conn, "peer-requests")
 
     # --- disk ---
 
@@ -296,7 +296,7 @@ class Admin:
                 self.changed_meanwhile()
                 reply(self.refused_code(Code.IN_TRANSIENT_STATE, None, "changed-while-asking"))
                 return
-            r.sync.starting(r.state.conn)
+            r.sync.starting(r.state.conn, "invalidate")
             reply(Answer())
 
         self.ask_peer(answered, conn=conn)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno as errnos
 import struct
+from collections.abc import Callable
 from functools import partial
 
 from replblock.core.epochs import LIVE, LOST, Epoch
@@ -308,6 +309,13 @@ class PrimaryPath(Reads, Flushing):
             self._local_done(request, result)
             if turn is not None:
                 self.busy.free(turn)
+
+    def when_written(self, callback: Callable[[], None]) -> None:
+        """Call back when every write that was begun here is on this disk (not yet flushed)."""
+        if self._local_pending or self._local:
+            self._retries.append(partial(self.when_written, callback))
+        else:
+            callback()
 
     def _zeroed_fua(self, request: Request, slow: Busy, error: int) -> None:
         disk = self._r.disk

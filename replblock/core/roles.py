@@ -216,7 +216,13 @@ class Roles:
 
         def drained() -> None:
             self._demotion = None
-            r.primary.submit([Request(Op.FLUSH, 0, 0, lambda request: self._demote(reply), fua=True)])
+            r.primary.submit([Request(Op.FLUSH, 0, 0, flushed, fua=True)])
+
+        def flushed(request: Request) -> None:
+            if r.primary.idle:
+                self._demote(reply)
+            else:
+                self._demotion = drained  # these had passed the doors before they were closed
 
         self._demotion = drained
         if r.primary.idle:

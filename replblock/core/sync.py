@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from replblock.core.bitmaps import BitmapExchange
@@ -281,12 +282,17 @@ class Resync:
         meta = r.meta
         if meta is None or r.state.conn not in (Conn.WF_SYNC_UUID, Conn.BEHIND, Conn.WF_BITMAP_T):
             raise ProtocolError(f"P_SYNC_UUID in state {r.state.conn.label}", Cmd.SYNC_UUID)
-        number = SyncUuid.unpack(body).value
+        number, link = SyncUuid.unpack(body).value, r.links.link
 
         def begin(go_on: Callable[[], None]) -> None:
-            r.fencing.guard("before-resync-target", lambda: self.target.begin(number, go_on))
+            r.secondary.when_written(partial(r.primary.when_written, partial(written, go_on)))
 
-        # what the source's Primary writes from now on is right on top of the source's data only: it waits as well
+        def written(go_on: Callable[[], None]) -> None:
+            if r.links.link is link:
+                r.fencing.guard("before-resync-target", lambda: self.target.begin(number, go_on))
+
+        # what was written before belongs to the data of now; what the source's Primary writes from now on is right on
+        # top of the source's data only: the former is written before the resync begins, and the latter waits
         r.secondary.hold_until(begin)
 
     def count_from_here(self, side: str) -> None:
@@ -302,11 +308,11 @@ class Resync:
             f"Began resync as {side} (will sync {self.total_blocks * 4} KB [{self.total_blocks} bits set]).",
         )  # fmt: skip
 
-    def starting(self, conn: Conn) -> None:
-        """invalidate, invalidate-remote: a full resync by order, without an exchange of bitmaps."""
+    def starting(self, conn: Conn, rule: str) -> None:
+        """invalidate, invalidate-remote: a full resync by order (`rule`: whose), without an exchange of bitmaps."""
         self.mark_everything()
         if conn == Conn.STARTING_SYNC_T:
-            self._r.change("invalidate", forced=True, conn=Conn.WF_SYNC_UUID)
+            self._r.change(rule, forced=True, conn=Conn.WF_SYNC_UUID)
         else:
             self.start_as_source()
 

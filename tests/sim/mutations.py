@@ -181,7 +181,7 @@ MUTATIONS: tuple[Mutation, ...] = (
              '_AS_TARGET = Clip(Disk.INCONSISTENT, Disk.OUTDATED,', '_AS_TARGET = Clip(Disk.INCONSISTENT, Disk.UP_TO_DATE,',
              "3: who waits for a resync still calls itself UpToDate"),
     Mutation("demotion-does-not-flush", "core/roles.py",
-             "r.primary.submit([Request(Op.FLUSH, 0, 0, lambda request: self._demote(reply), fua=True)])", "self._demote(reply)",
+             "r.primary.submit([Request(Op.FLUSH, 0, 0, flushed, fua=True)])", "self._demote(reply)",
              "2: a demoted node's writes are not durable on both"),
     Mutation("primary-flag-cleared-before-the-bitmap", "core/aftermath.py",
              "            meta.save_bitmap()  # the activity log does not count any more: what it covered stands in the bitmap first",

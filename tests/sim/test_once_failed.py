@@ -352,11 +352,23 @@ FOUND = (
            ("read", "b", (0, 8, False)), ("detach", "b"), ("write", "b", (37, 8, False), 40), ("fail", "a", "meta"),
            ("wait", "b", None, 300))),
     Found("begun-again-while-written-here",
-          "a write that was to be sent again waited for its own writing here; that ended on a disk that did not count any "
-          "more, so that the write began a second time: it was answered twice",
+          "a write that was to be sent again waited for its own writing here; that ended on a disk that did not count "
+          "any more, so that the write began a second time: it was answered twice",
           {"blocks": 40, "delay_ms": 1, "offer_ordered": False, "on_no_data_accessible": "suspend-io", "slow_ms": 30},
           (("invalidate", "a", None, 100, 1929687958), ("write", "a", (221, 8, False)),
            ("primary", "b", None, 5, 1133659349), ("forget", "b"), ("mend", "a", None, 0, 1691471407))),
+    Found("queued-when-the-resync-began",
+          "a write of the peer that waited for an older one was written after the resync had begun, and before the "
+          "disk said Inconsistent",
+          {"blocks": 16, "delay_ms": 15, "slow_share": 1.0, "sndbuf_bytes": 3000},
+          (("write", "a", (120, 8, False)), ("write", "b", (120, 1, False), 0, 3551444698),
+           ("up", "b", None, 5, 3000963410), ("invalidate", "b", None, 8, 3044406250))),
+    Found("through-the-doors-before-they-closed",
+          "a write that had passed the doors when a demotion closed them was under way when the node became Secondary: "
+          "killed then, it had the write marked nowhere",
+          {"batch": 0.3, "blocks": 40, "delay_ms": 15, "slow_ms": 2, "slow_share": 1.0},
+          (("down", "a", None, 0, 2120823398), ("read", "a", (0, 8, True), 1),
+           ("write", "a", (312, 8, False), 15, 3492798094), ("kill", "a"))),
 )  # fmt: skip
 
 
