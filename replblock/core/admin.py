@@ -250,8 +250,10 @@ class Admin:
 
     def _down(self, args: dict[str, Any], reply: Reply) -> None:
         """secondary, disconnect, detach: the orderly end."""
+        warnings: list[str] = []
 
         def demoted(answer: Answer) -> None:
+            warnings.extend(answer.lines)
             if answer.exit_code:
                 reply(answer)
             elif self._r.state.conn == Conn.STANDALONE:
@@ -262,7 +264,7 @@ class Admin:
         def disconnected(answer: Answer) -> None:
             if self._r.state.conn != Conn.STANDALONE:
                 self.connecting.go_standalone()
-            self._r.attachment.detach(lambda: reply(Answer()))
+            self._r.attachment.detach(lambda: reply(Answer(lines=warnings)))
 
         self.roles.secondary(args, demoted)
 

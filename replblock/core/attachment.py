@@ -311,6 +311,20 @@ class Attachment:
         # under A the application may have been answered before the peer had it
         return r.state.role != Role.PRIMARY or r.settings.protocol != "A" or r.primary.log.empty
 
+    def _peer_lags_unnamed(self) -> bool:
+        """Has this Primary answered what the peer may lack, and no generation tells it?
+
+        Frozen under A without the peer: the generation that would tell so waits for the thaw. With a bitmap in use
+        there is none, only a flag. Without this disk there is nothing to write either to.
+        """
+        r = self._r
+        meta, state = r.meta, r.state
+        if meta is None or state.role != Role.PRIMARY or not meta.bitmap.count:
+            return False
+        if r.mint_postponed and r.settings.protocol == "A":
+            return True
+        return bool(meta.flags & Flag.WENT_ON_ALONE) and state.pdsk != Disk.UP_TO_DATE
+
     def failed(self, errno: int, what: str, *, target_finished: bool = False) -> None:
         """A local I/O error: pass_on, call-local-io-error or detach (DRBD 8.4, on-io-error).
 
@@ -344,9 +358,7 @@ class Attachment:
         if what.startswith("flushing") or (what.startswith("writing") and not for_good):
             self._note_failed_flush(target_finished)
         self.lost_unflushed = r.state.role == Role.PRIMARY
-        if r.mint_postponed and r.settings.protocol == "A" and r.meta.bitmap.count:
-            # frozen without the peer, which may lack what was answered: the generation that waits for the thaw would
-            # have told so, and without this disk there is nothing to write it to
+        if self._peer_lags_unnamed():
             r.exposed_uuid = plain(r.host.random64())
         self._drop()
         if r.secondary.unflushed:

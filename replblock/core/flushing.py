@@ -23,6 +23,11 @@ _ZEROES = bytes(MAX_REQUEST_BYTES)
 class Flushing(Completion):
     """What makes data durable, here and there."""
 
+    @property
+    def loss_untold(self) -> bool:
+        """Answered writes may be on no disk any more, and no flush of an application has failed since."""
+        return self._forgotten
+
     # --- zeroes, trim, flush ---
 
     def _zero(self, request: Request) -> None:
@@ -54,16 +59,20 @@ class Flushing(Completion):
             self._write(child)
 
     def _flush(self, request: Request) -> None:
-        """Everything completed before is durable here; under C, and where ours is no good copy, also on the peer."""
+        """Everything completed before is durable here; under C, and where ours is no good copy, also on the peer.
+
+        A demotion's own flush (`fua`) waits for both. It tells no application of a loss: the next one's flush does,
+        be it after the next promotion.
+        """
         self.go()
-        if self._primary and self._forgotten:
+        if self._primary and self._forgotten and not request.fua:
             self._forgotten = False
             request.errno = errnos.EIO
             self._r.why("error", "lost-before-flush", "a flush fails: answered writes may be on no disk any more")
             self._complete(request)
             return
         if self._primary and not self._data_in_reach:
-            self._no_data(request)
+            self._unflushed(request, bool(self._again))
             return
         waits = 0
         disk = self._r.disk if self._has_disk else None
@@ -104,9 +113,14 @@ class Flushing(Completion):
             return
         if request._net == NET_LOST:
             request._net = NET_PENDING
-            self._no_data(request)  # while suspended it is asked again after the thaw, behind what is sent again
+            self._unflushed(request, True)
         else:
             self._complete(request)
+
+    def _unflushed(self, request: Request, lost: bool) -> None:
+        """While suspended it is asked again after the thaw, behind what is sent again."""
+        self._no_data(request)
+        self._forgotten |= lost and request.fua and bool(request.errno)
 
     # --- epochs ---
 

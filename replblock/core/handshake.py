@@ -312,9 +312,9 @@ class Handshake:
             r.sync.on_peer_uuids_changed()
 
     def expose_peers_data(self) -> None:
-        """Without a disk, the data our users see is the peer's, once its disk is in use."""
+        """Without a disk, the data our users see is the peer's, once it is good: they are shown nothing older."""
         r = self._r
-        in_use = r.state.conn >= Conn.CONNECTED and r.state.pdsk >= Disk.INCONSISTENT
+        in_use = r.state.conn >= Conn.CONNECTED and r.state.pdsk == Disk.UP_TO_DATE
         if self.peer_uuids is not None and r.state.disk < Disk.NEGOTIATING and in_use:
             r.exposed_uuid = self.peer_uuids.current
 

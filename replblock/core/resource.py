@@ -337,6 +337,8 @@ class Resource:
             self.aftermath.note_on_disk(meta, old, new, promotion_forced)
         self.primary.reroute(old, new)
         self.sync.state_changed(old, new)
+        if old.pdsk != new.pdsk == Disk.UP_TO_DATE:
+            self.handshake.expose_peers_data()
         self.fencing.call_handlers(old, new)
         self.admin.state_changed(old, new)
         self.host.state_changed(old, new)

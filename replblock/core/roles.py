@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from replblock.core.answers import Answer, Reply
@@ -16,8 +17,13 @@ if TYPE_CHECKING:
     from replblock.core.admin import Admin
     from replblock.core.resource import Resource
 
+UNFLUSHED = "warning: writes that were answered may be on no disk any more; no flush has failed for them yet"
 HANDSHAKE_LOOK_MS = 20
 """A demotion waits for the end of a handshake, which ends by its own timer at the latest."""
+
+
+def _unflushed(reply: Reply, answer: Answer) -> None:
+    reply(answer._replace(lines=[*answer.lines, UNFLUSHED]))
 
 
 class Roles:
@@ -219,10 +225,11 @@ class Roles:
             r.primary.submit([Request(Op.FLUSH, 0, 0, flushed, fua=True)])
 
         def flushed(request: Request) -> None:
-            if r.primary.idle:
-                self._demote(reply)
-            else:
+            if not r.primary.idle:
                 self._demotion = drained  # these had passed the doors before they were closed
+                return
+            # not refused: whoever wrote has gone, and there would be no more to flush the next time
+            self._demote(partial(_unflushed, reply) if request.errno or r.primary.loss_untold else reply)
 
         self._demotion = drained
         if r.primary.idle:

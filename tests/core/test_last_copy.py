@@ -107,6 +107,30 @@ def test_a_write_answered_before_our_disk_failed_is_not_forgotten() -> None:
     world.flush(world.a)
 
 
+@pytest.mark.parametrize("verb", ["secondary", "down"])
+def test_a_demotion_says_what_was_lost_and_settles_nothing(verb: str) -> None:
+    """Its own flush tells no application: that one's next flush fails, also after the next promotion."""
+    world = World(4, ping_int_ms=1000).pair()
+    world.flush(world.a)
+    world.a.disk.slow_share = world.b.disk.slow_share = 0
+    world.write(world.a, 0, ONE)
+    world.a.resource.disk_failed(errno.EIO, "flushing")
+    world.a.finish()
+    world.run(100)
+    power_loss_of_the_peer(world)
+    demoted = world.command(world.a, verb)
+    assert demoted.exit_code == 0 and "may be on no disk" in demoted.lines[0]
+    if verb == "down":
+        return
+    world.up(world.b)
+    world.run_until(lambda: world.a.resource.state.conn == Conn.CONNECTED)
+    world.ok(world.a, "primary")
+    assert world.wait(world.submit(world.a, Op.FLUSH)).errno == errno.EIO
+    world.flush(world.a)
+    again = world.command(world.a, "secondary")
+    assert again.exit_code == 0 and again.lines == []
+
+
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("protocol", "ABC")
 def test_a_primary_in_mid_resync_waits_for_its_source(protocol: str, seed: int) -> None:

@@ -74,7 +74,11 @@ class Answers(Watch):
             return
         held = self.holds(peer, mark)
         if self.protocol == "C" or not local:
-            excused = theirs.lost_power > mark.submitted or theirs.void or (
+            # a disk that failed a flush since has lost what a power loss takes; the next flush must fail
+            flush_failed = peer.name in mark.unsure
+            if flush_failed and not local:
+                mine.untold.add(mark)
+            excused = theirs.lost_power > mark.submitted or theirs.void or flush_failed or (
                 peer.on and (peer.state.disk != Disk.UP_TO_DATE or peer.state.conn in TARGET))
             if held and not theirs.void:
                 theirs.acked.add(mark)

@@ -369,6 +369,31 @@ FOUND = (
           {"batch": 0.3, "blocks": 40, "delay_ms": 15, "slow_ms": 2, "slow_share": 1.0},
           (("down", "a", None, 0, 2120823398), ("read", "a", (0, 8, True), 1),
            ("write", "a", (312, 8, False), 15, 3492798094), ("kill", "a"))),
+    Found("demotion-told-of-the-loss",
+          "the flush of a demotion failed for what was lost, nobody heard it, and the application's next flush did not",
+          {"blocks": 16, "protocol": "A"},
+          (("force", "a"), ("power", "b"), ("write", "b", (1, 8, False)), ("fail", "a", "read", 8),
+           ("read", "b", (120, 8, False)), ("secondary", "a"), ("up", "b"), ("write", "b", (120, 8, False), 12000),
+           ("primary", "a"), ("wait", "b", None, 1500), ("flush", "b"))),
+    Found("peers-bad-data-was-exposed",
+          "a Primary whose disk failed while its peer became a target took that peer's old data for what its users had "
+          "seen, and went on with it",
+          {"blocks": 16, "on_no_data_accessible": "suspend-io", "ping_int_ms": 700, "protocol": "A"},
+          (("cut", "a"), ("write", "a", (48, 16, False)), ("connect", "b", None, 4000), ("power", "b"),
+           ("fail", "a", "meta"), ("up", "b"), ("heal", "a", None, 40), ("disconnect", "a"), ("flush", "a"))),
+    Found("went-on-alone-and-lost-its-disk",
+          "a source that had gone on alone with its bitmap in use lost its disk, and took the target, which had never "
+          "begun and carried the same generation, for the data of its users",
+          {"blocks": 2, "on_no_data_accessible": "suspend-io", "protocol": "A", "slow_share": 1.0},
+          (("write", "b", (0, 8, False), 15), ("invalidate", "b", None, 8, 2989091746), ("fail", "b", "meta", 1),
+           ("flush", "b", None, 8), ("write", "a", (1, 8, False), 2, 1880464054), ("fail", "a", "write"),
+           ("flush", "b"), ("repair", "b"), ("fuse", "b", (5, True)), ("up", "b", None, 15))),
+    Found("acknowledged-by-a-disk-that-failed",
+          "the oracle: an acknowledgement that was read late, of a peer whose disk failed a flush since",
+          {"blocks": 2, "protocol": "B"},
+          (("fuse", "a", (1, True)), ("write", "b", (8, 8, False), 1500), ("primary", "b"), ("mend", "b"),
+           ("detach", "b"), ("write", "a", (13, 3, False), 5), ("stall", "b", 7000), ("fail", "a", "flush", 8),
+           ("primary", "a", None, 700))),
 )  # fmt: skip
 
 
