@@ -64,7 +64,7 @@ class Completion(Resend):
                 for older in epoch.requests:
                     if older._net == NET_IN_SYNC:
                         older._net = NET_OK  # it may be an older write to these blocks: it must not clear their bits
-        request = self._unacked.get(ident)
+        request = self._unacked.get(ident) or self._received(ident)
         if request is None:
             self._forgotten |= self._primary and not self._alone_ok  # answered when this disk still was a good one
             return
@@ -74,17 +74,29 @@ class Completion(Resend):
             self._not_before_ms = self._host.now_ms() + self._r.settings.connect_int_ms
             self._r.links.drop(Conn.NETWORK_FAILURE, "last-copy-not-written", text)
             return
-        del self._unacked[ident]
+        self._unacked.pop(ident, None)
+        waited = request._waits & (NET | BARRIER)  # else it is frozen, or waits for this disk: then this mark counts
         request._net = NET_FAILED
         request._waits &= ~NET
-        if self._alone_ok and not request._elsewhere:
-            if not request._waits:
-                self._complete(request)
+        if not self._alone_ok or request._elsewhere:
+            request._net = NET_LOST
+            request._waits &= ~BARRIER
+        if not waited or request._waits:
             return
-        request._net = NET_LOST
-        request._waits &= ~BARRIER
-        if not request._waits:
+        if request._net == NET_LOST:
             self._no_data(request)
+        else:
+            self._complete(request)
+
+    def _received(self, ident: bytes) -> Request | None:
+        """Under A and B the unanswered write that the peer has been taken to have."""
+        for epoch in self.log.everything():
+            for request in epoch.requests:
+                if request._ident == ident and epoch_of(request) is epoch:
+                    if request in self._unsent:
+                        self._unsent.remove(request)
+                    return request
+        return None
 
     def on_sent(self) -> None:
         """Protocol A: everything queued is with TCP."""

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Protocols A and B: what the peer had only received, and could not write, is on no disk: nobody is told yes."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from replblock.core.host import PENDING
+from replblock.core.requests import Op
+from replblock.state.names import Disk
+
+from .world import World
+
+ONE = b"1" * 4096
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("protocol", "AB")
+def test_a_write_that_both_disks_refused_fails(protocol: str, frozen: bool) -> None:
+    """This disk fails first, so that the peer, told to pass errors on, stays the good one; its barrier ack comes."""
+    world = World(21, protocol=protocol)
+    a, b = world.a, world.b
+    b.settings = replace(b.settings, on_io_error="pass_on")  # type: ignore[attr-defined]
+    world.pair()
+    world.flush(a)
+    a.disk.slow_share = 0
+    a.disk.fail_writes = True
+    refused: list[Callable[[int], None]] = []
+    disk = b.resource.disk
+    assert disk is not None
+    disk.write = lambda offset, data, done: refused.append(done) or PENDING  # type: ignore[method-assign,func-returns-value]
+    write = world.submit(a, Op.WRITE, 0, 4096, ONE)
+    world.run(100)
+    assert a.resource.state.disk == Disk.DISKLESS and not world.answered(write)
+    if frozen:
+        a.resource.primary.freeze("test")
+    refused.pop()(errno.EIO)
+    b.finish()
+    world.run(2000)
+    assert b.resource.state.disk == Disk.UP_TO_DATE
+    if frozen:
+        a.resource.primary.thaw("test")
+    assert world.answered(write) and write.errno == errno.EIO
