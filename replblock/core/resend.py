@@ -57,6 +57,11 @@ class Resend(PathState):
     def _data_in_reach(self) -> bool:
         return self._remote or self._alone_ok
 
+    @property
+    def resending(self) -> bool:
+        """Some writes have not been sent again yet; the next wake-up, or the end of a freeze, goes on with it."""
+        return self._resending or bool(self._again)
+
     def _keep(self, request: Request) -> None:
         """It is answered while the peer's copy is the only good one, and not yet on the peer's disk for good."""
         if request._elsewhere:
@@ -178,9 +183,7 @@ class Resend(PathState):
 
     def send_again(self) -> None:
         """At the end of a wake-up: whatever waits for a good copy goes out, in its old order, before anything new."""
-        if not self._again and not self._resending:
-            return
-        if self.frozen:
+        if not self.resending or self.frozen:
             return
         if not self._primary or not self._data_in_reach:
             self._give_up()

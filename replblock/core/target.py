@@ -149,6 +149,8 @@ class ResyncTarget:
         meta = r.meta
         if not self.running or meta is None or self._finishing:
             return
+        if r.state.role == Role.PRIMARY and r.primary.resending:
+            return  # the source lacks them still: its older data would take their place here
         bitmap = meta.bitmap
         cap = self._cap_sectors()
         parts: list[bytes] = []

@@ -270,3 +270,26 @@ def test_a_write_our_disk_refused_waits_for_the_peers_disk(protocol: str, loses_
     else:
         assert world.wait(write).errno == 0
         assert bytes(world.b.disk.durable[:4096]) == ONE
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_the_resync_waits_for_what_is_sent_again(ordered: bool) -> None:
+    """A frozen Primary in mid-resync: the source's older data must not replace an answered write that it has lost."""
+    world = World(9, size_bytes=24 * MIB, ping_int_ms=1000, resync_rate_kib=2000, offer_ordered=ordered).pair()
+    a, b = world.a, world.b
+    world.flush(a)
+    world.ok(a, "invalidate")
+    world.run_until(lambda: a.resource.state.conn == Conn.SYNC_TARGET)
+    a.disk.slow_share = b.disk.slow_share = 0
+    world.run_until(lambda: not a.resource.meta.bitmap.any_set(0, 1))  # type: ignore[union-attr]
+    world.write(a, 0, ONE)
+    world.ok(a, "suspend_io")
+    power_loss_of_the_peer(world)
+    assert bytes(b.disk.content[:4096]) != ONE
+    world.up(b)
+    world.run_until(lambda: a.resource.state.conn == Conn.SYNC_TARGET)
+    world.run(60_000)
+    world.ok(a, "resume_io")
+    world.settle()
+    assert world.read(a, 0, 4096) == ONE
+    assert world.same_data()
