@@ -221,6 +221,9 @@ class PrimaryPath(Reads, Flushing):
         else:
             self._nowhere(request)  # a write on top of inconsistent data alone would be thrown away by the resync
             return
+        if not self._ordered and self._remote:
+            # a kernel peer reads for a resync beside it: nothing that overlaps is asked for until it is answered
+            request._epoch = (self.busy.add(start, end, "write"), request._epoch)
         if here:
             request._waits = waits | request._waits & LOCAL
             if not request._waits:
@@ -229,8 +232,6 @@ class PrimaryPath(Reads, Flushing):
             request._elsewhere = False
             request._waits = waits | LOCAL
             self._local.append(request)
-            if not self._ordered and self._remote:
-                request._epoch = (self.busy.add(start, end, "write"), request._epoch)
         else:
             request._waits = waits | request._waits & LOCAL
             request._elsewhere = True

@@ -4,10 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
+
+import pytest
 
 from replblock.core.requests import Op
 from replblock.state.names import Conn, Disk
+from replblock.wire.commands import Cmd
+from replblock.wire.packets import BlockReq
 
 from .world import MIB, World
 
@@ -48,3 +53,50 @@ def test_a_request_for_resync_data_does_not_overtake_a_write() -> None:
     assert a.resource.state.disk == Disk.UP_TO_DATE
     assert world.same_data()
     assert a.disk.content[COLD : COLD + 4096] == NEW
+
+
+@pytest.mark.parametrize("attached", [False, True])
+def test_no_resync_data_is_asked_for_where_a_write_is_on_its_way(attached: bool) -> None:
+    """DRBD 8.4 reads for the resync beside a write that it has received: the answer may be older than the write.
+
+    A write that goes to the peer only (no disk here, or one that is not a target's yet) must be over before.
+    """
+    world = World(12, size_bytes=16 * MIB, offer_ordered=False).pair()
+    a, b = world.a, world.b
+    world.ok(a, "detach")
+    world.write(a, COLD, OLD)
+    acks: list[Callable[[], None]] = []
+    ack = b.resource.secondary.ack
+
+    def late(link: Any, cmd: Cmd, *rest: Any) -> None:
+        if cmd == Cmd.WRITE_ACK:
+            acks.append(partial(ack, link, cmd, *rest))
+        else:
+            ack(link, cmd, *rest)
+
+    b.resource.secondary.ack = late  # type: ignore[method-assign]
+    asked: list[int] = []
+    send = a.resource.links.send
+
+    def watched(cmd: Cmd, body: bytes = b"") -> None:
+        if cmd == Cmd.RS_DATA_REQUEST:
+            asked.append(BlockReq.unpack(memoryview(body)).sector << 9)
+        send(cmd, body)
+
+    a.resource.links.send = watched  # type: ignore[method-assign]
+    write = world.submit(a, Op.WRITE, COLD, 4096, NEW) if not attached else None
+    world.run(100)
+    world.ok(a, "attach", **a.open_disk())
+    if write is None:
+        world.run_until(lambda: a.resource.state.conn == Conn.WF_SYNC_UUID)
+        write = world.submit(a, Op.WRITE, COLD, 4096, NEW)
+    world.run(2000)
+    assert acks and not world.answered(write)
+    assert a.resource.state.conn == Conn.SYNC_TARGET and COLD not in asked
+    b.resource.secondary.ack = ack  # type: ignore[method-assign]
+    for each in acks:
+        each()
+    b.finish()
+    world.settle()
+    assert write.errno == 0 and COLD in asked
+    assert world.same_data()
