@@ -9,10 +9,10 @@ from __future__ import annotations
 import errno as errnos
 from collections.abc import Callable
 
-from replblock.core.epochs import LIVE
+from replblock.core.epochs import ACKED, LIVE, LOST, Epoch
 from replblock.core.path import BARRIER, NET, NET_FAILED, NET_IN_SYNC, NET_LOST, NET_OK, Lost
 from replblock.core.requests import MAX_REQUEST_BYTES, Op, Request
-from replblock.core.resend import NOT_KEPT, Resend, epoch_of, is_copy
+from replblock.core.resend import NOT_KEPT, Resend, epoch_of, in_parts, is_copy
 from replblock.state.names import Conn, Role
 from replblock.wire.commands import Cmd
 from replblock.wire.errors import ProtocolError
@@ -132,6 +132,8 @@ class Completion(Resend):
                 busy, epoch = epoch
             if epoch is not None:
                 epoch.completed = True  # type: ignore[attr-defined]
+                if request._parent is not None and self._alone_ok and not request._firm:
+                    self._counts_with_this_disk(request._parent, epoch)  # type: ignore[arg-type]
                 if not self._alone_ok and epoch.fate == LIVE and not request.errno:  # type: ignore[attr-defined]
                     self._keep(request)
             request._epoch = None
@@ -152,13 +154,22 @@ class Completion(Resend):
         if not self._in_flight:
             self._r.admin.drained()
 
+    def _counts_with_this_disk(self, whole: Request, epoch: Epoch) -> None:
+        """A part is done under A or B; the whole may be answered only when this disk is good no more."""
+        before = epoch_of(whole)
+        if before is None or before.fate == ACKED:
+            whole._epoch = epoch
+
     def _only_received(self, request: Request) -> bool:
         """Sent under A or B while this disk still was a good one: now the peer must have it on its disk."""
         if request._firm or request.errno or request.op in (Op.READ, Op.FLUSH):
             return False
         epoch = epoch_of(request)
-        if epoch is None or epoch.fate != LIVE:
+        parts = in_parts(request)
+        if epoch is None or epoch.fate == ACKED or (epoch.fate == LOST and not parts):
             return False
+        if parts and epoch.fate == LIVE:
+            request._epoch = self.log.current if self.log.current.requests else self.log.closed[-1]  # has all parts
         self._only_there(request)
         if not request._waits:
             self._no_data(request)

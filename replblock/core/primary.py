@@ -30,7 +30,7 @@ from replblock.core.path import (
 )  # fmt: skip
 from replblock.core.reads import Reads
 from replblock.core.requests import Op, Request
-from replblock.core.resend import epoch_of
+from replblock.core.resend import epoch_of, in_parts
 from replblock.state.names import Disk
 from replblock.wire.commands import Cmd
 from replblock.wire.flags import DP_DISCARD, DP_FUA, DP_SEND_WRITE_ACK, DP_ZEROES, FEATURE_WZEROES, dp_mask
@@ -365,8 +365,8 @@ class PrimaryPath(Reads, Flushing):
                 self._only_there(request)
         held, self._held = self._held, []
         for request in held:
-            if request.op in (Op.READ, Op.FLUSH) or request.errno or request._waits:
-                self._held.append(request)
+            if request.op in (Op.READ, Op.FLUSH) or request.errno or request._waits or in_parts(request):
+                self._held.append(request)  # with its parts it is looked at when it goes on
                 continue
             self._only_there(request)
             if request._net == NET_LOST:

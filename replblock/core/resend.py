@@ -37,6 +37,11 @@ def epoch_of(request: Request) -> Epoch | None:
     return epoch[1] if type(epoch) is tuple else epoch  # type: ignore[return-value]
 
 
+def in_parts(request: Request) -> bool:
+    """Its parts were sent, not it itself; one of them counts with this disk only, until its epoch is acknowledged."""
+    return not request._ident and epoch_of(request) is not None
+
+
 def nobody(request: Request) -> None:
     """Its application was answered long ago."""
 
