@@ -50,7 +50,6 @@ class Oracle(Answers):
         if was_on:
             self.last_role[node.name] = node.state.role
         self.pending = {k: v for k, v in self.pending.items() if v[2] is not node}
-        self.forcing.discard(node.name)
         self.decisions.pop(node.name, None)
 
     def died(self, node: Node, power: bool, was_on: bool) -> None:
@@ -59,6 +58,11 @@ class Oracle(Answers):
         ledger.untold.clear()
         ledger.died = self.tick()
         self.comes_back(node)
+        if node.name in self.forcing:
+            self.forcing.discard(node.name)
+            if ledger.void and node.platter.says_consistent:
+                self._forced(node)  # the order was durable before anybody was told
+                self._gone_by_force(node)
         if power:
             ledger.lost_power = self.tick()
             gone = {m for m in ledger.acked if node.name not in m.durable}
@@ -141,7 +145,7 @@ class Oracle(Answers):
             self.gives_up.discard(node.name)
 
     def _promoted(self, node: Node, new: Any) -> None:
-        mine, theirs = self.ledger(node), self.ledger(node.peer)
+        mine = self.ledger(node)
         if new.disk != Disk.UP_TO_DATE and new.pdsk != Disk.UP_TO_DATE:
             self.fail(3, f"{node.name} was promoted without UpToDate data")
         if new.conn < Conn.CONNECTED:
@@ -150,8 +154,12 @@ class Oracle(Answers):
             mine.forgiven |= mine.dropped
             mine.dropped = set()
         if node.name in self.forcing:
-            mine.forgiven |= theirs.acked - mine.acked
-            mine.forced = self.tick()
+            self._gone_by_force(node)
+
+    def _gone_by_force(self, node: Node) -> None:
+        mine, theirs = self.ledger(node), self.ledger(node.peer)
+        mine.forgiven |= theirs.acked - mine.acked
+        mine.forced = self.tick()
 
     def promotion_done(self, node: Node) -> None:
         """The answer to `primary` says yes: protocols A and B speak about the survivor now."""
@@ -286,11 +294,7 @@ class Oracle(Answers):
             return
         peer = self.ledger(node.peer)
         if node.name in self.forcing:
-            for name in self.ledgers:
-                ledger.merge(self.ledgers[name])
-            self._everything_may_be(ledger)
-            ledger.void = False
-            ledger.judged_from = None  # half of a resync is no prefix of anything
+            self._forced(node)
             return
         if old.conn not in TARGET:
             self.fail(3, f"{node.name} calls itself UpToDate in {new.conn.label}, but its data is half of something")
@@ -310,10 +314,13 @@ class Oracle(Answers):
             elif not mark.weak and not self._after_the_link(node, mark):
                 self.fail(4, f"{node.name} is UpToDate after a resync without {mark}")
 
-    def _everything_may_be(self, ledger: Ledger) -> None:
-        """Forced: the operator takes whatever stands there."""
+    def _forced(self, node: Node) -> None:
+        """The operator takes whatever stands there."""
+        ledger = self.ledger(node)
         for mark in self.every:
             ledger.may(mark)
+        ledger.void = False
+        ledger.judged_from = None  # half of a resync is no prefix of anything
 
     @property
     def every(self) -> set[Mark]:
