@@ -27,6 +27,7 @@ from replblock.core.secondary import SecondaryPath
 from replblock.core.settings import Settings
 from replblock.core.sync import Resync
 from replblock.state.generations import plain
+from replblock.state.losses import settle_pending
 from replblock.state.names import Conn, Disk, Role
 from replblock.state.packed import State
 from replblock.state.sanitizing import primary_without_data
@@ -54,8 +55,8 @@ class Resource:
         self.size_sectors = 0
         self.disk_after_negotiation: Disk = Disk.DISKLESS
         self.exposed_uuid = 0
-        self.served = Served()
         """Current UUID of the data last worked on; a diskless node remembers it."""
+        self.served = Served()
         self.peer_integrity_alg = ""
         self.last_sent_bits = 0
         self.device_open = False
@@ -335,6 +336,8 @@ class Resource:
         meta = self.meta
         if meta is not None:
             self.aftermath.note_on_disk(meta, old, new, promotion_forced)
+        elif settle_pending(old, new) is not None:
+            self.mint_postponed = False  # the disk it was for is gone: by its older generation it becomes a target
         self.primary.reroute(old, new)
         self.sync.state_changed(old, new)
         if old.pdsk != new.pdsk == Disk.UP_TO_DATE:

@@ -123,3 +123,27 @@ def test_failed_metadata_write_detaches() -> None:
     world.run(100)
     assert world.a.resource.state.disk == Disk.DISKLESS
     assert world.read(world.a, 0, 4096) == b"m" * 4096
+
+
+def test_a_postponed_generation_goes_with_its_disk() -> None:
+    """Frozen, the disk fails, the peer is back, thawed: a later freeze must not mint what was meant for then."""
+    world = World(31, ping_int_ms=1000, on_no_data_accessible="suspend-io").pair()
+    a, b = world.a, world.b
+    world.flush(a)
+    world.ok(a, "suspend_io")
+    world.ok(b, "disconnect")
+    world.run_until(lambda: a.resource.state.conn < Conn.CONNECTED)
+    assert a.resource.mint_postponed
+    a.resource.disk_failed(5, "reading")
+    a.finish()
+    world.ok(b, "connect")
+    world.run_until(lambda: a.resource.state.conn == Conn.CONNECTED)
+    world.ok(a, "resume_io")
+    world.write(a, 0, b"x" * 4096)
+    world.ok(a, "attach", **a.open_disk())
+    world.settle()
+    before = a.resource.meta.uuids  # type: ignore[union-attr]
+    world.ok(a, "suspend_io")
+    world.ok(a, "resume_io")
+    world.run(1000)
+    assert a.resource.meta.uuids == before  # type: ignore[union-attr]
