@@ -411,7 +411,5 @@ class Admin:
             self._unanswered()
         elif name == "admin-promote":
             self.roles.on_timer()
-        elif name == "admin-demote":
-            self.roles.on_demote_timer()
         else:
             self.waits.on_timer(name)

@@ -41,7 +41,6 @@ class Attachment:
         """PRIMARY_IND without CONNECTED_IND at the last attach: degr-wfc-timeout applies."""
         self.lost_unflushed = False
         """The disk failed under a Primary with unflushed writes: alone it is not what its users have seen."""
-        self._after_handshake: list[Callable[[], None]] = []
 
     def attach(
         self, disk: DiskPort, geometry: Geometry, superblock: Superblock, done: Callable[[str], None]
@@ -101,10 +100,10 @@ class Attachment:
                 done("the disk was detached before it was in use")
                 return
             self._untold = None
-            if r.handshake.running and r.state.conn == Conn.WF_REPORT_PARAMS:
-                # the peer was told that there is no disk yet and goes by that: it is told of this one when both are
+            if r.handshake.exchanging:
+                # the peer goes by what it was told, that there is no disk: it is told of this one when both are
                 # Connected, else this node decides about a resync and the peer does not
-                self._after_handshake.append(lambda: settled(0))
+                r.handshake.when_over(lambda: settled(0))
                 return
             if meta.al_replayed_extents:
                 text = (
@@ -143,13 +142,6 @@ class Attachment:
             meta.flush(durable)
         else:
             meta.settle(settled)
-
-    def end_wakeup(self) -> None:
-        """A handshake may have ended for which an attach waits."""
-        if self._after_handshake and not self._r.handshake.running:
-            waiting, self._after_handshake = self._after_handshake, []
-            for go_on in waiting:
-                go_on()
 
     def _other_data(self, current: int) -> str:
         """A diskless Primary alone takes back only the data it lost: its users have seen that, and nothing older."""

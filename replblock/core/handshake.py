@@ -6,6 +6,7 @@ Order and contents: DRBD 8.4 wire format, sequence after authentication.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from replblock.core.link import Link
@@ -44,6 +45,7 @@ class Handshake:
         self.dry_run = False
         self.discard_my_data = False
         self._state_held = b""
+        self._over: list[Callable[[], None]] = []
         self.exchanges = 0
         """How often a peer got so far as to exchange states with us."""
 
@@ -317,6 +319,22 @@ class Handshake:
         in_use = r.state.conn >= Conn.CONNECTED and r.state.pdsk == Disk.UP_TO_DATE
         if self.peer_uuids is not None and r.state.disk < Disk.NEGOTIATING and in_use:
             r.exposed_uuid = self.peer_uuids.current
+
+    @property
+    def exchanging(self) -> bool:
+        """The peer goes by the role and the disk it was told: until it is over neither may change."""
+        return self.running and self._r.state.conn == Conn.WF_REPORT_PARAMS
+
+    def when_over(self, callback: Callable[[], None]) -> None:
+        """Call back at the end of the wake-up in which the handshake ends; its own timer bounds that."""
+        self._over.append(callback)
+
+    def end_wakeup(self) -> None:
+        """Whoever waited goes on."""
+        if self._over and not self.running:
+            waiting, self._over = self._over, []
+            for callback in waiting:
+                callback()
 
     def finished(self) -> None:
         """The sync handshake decided."""

@@ -140,7 +140,7 @@ class Resource:
     def end_wakeup(self) -> None:
         """All events of this wake-up are in: whatever was gathered leaves now."""
         attachment = self.attachment
-        attachment.end_wakeup()
+        self.handshake.end_wakeup()
         if self.state.suspended:
             self._thaw_what_may()
         self.primary.send_again()

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from replblock.core.resource import Resource
 
 UNFLUSHED = "warning: writes that were answered may be on no disk any more; no flush has failed for them yet"
-HANDSHAKE_LOOK_MS = 20
-"""A demotion waits for the end of a handshake, which ends by its own timer at the latest."""
 
 
 def _unflushed(reply: Reply, answer: Answer) -> None:
@@ -36,7 +34,6 @@ class Roles:
         self._promotion: list[Reply] | None = None
         """Who waits until what the new role stands on is durable."""
         self._demotion: Callable[[], None] | None = None
-        self._demote_later: list[Reply] = []
 
     # --- primary ---
 
@@ -130,12 +127,6 @@ class Roles:
         if self._attempt is not None:
             attempt, reply = self._attempt
             self._try(attempt, reply)
-
-    def on_demote_timer(self) -> None:
-        """The handshake that was under way may have ended."""
-        waiting, self._demote_later = self._demote_later, []
-        for reply in waiting:
-            self._demote(reply)
 
     def _promote(self) -> None:
         assert self._attempt is not None
@@ -242,10 +233,8 @@ class Roles:
 
     def _demote(self, reply: Reply) -> None:
         r = self._r
-        if r.state.conn == Conn.WF_REPORT_PARAMS:
-            # the peer decides by the role it was told: both must come to mirror images
-            self._demote_later.append(reply)
-            r.host.timer("admin-demote", HANDSHAKE_LOOK_MS)
+        if r.handshake.exchanging:  # both must come to mirror images
+            r.handshake.when_over(lambda: self._demote(reply))
             return
         refusal = r.change("demoted", role=Role.SECONDARY)
         if refusal is not None:
