@@ -48,6 +48,7 @@ class Answers(Watch):
                 mine = self.ledger(node)
                 mine.flush_refused = max(what, mine.flush_refused)
             return
+        self.ledger(node).answered = self.tick()
         if isinstance(what, Mark):
             self._acked(node, what, request.fua)
         elif request.op == Op.FLUSH:

@@ -74,6 +74,11 @@ class Ledger:
         self.untold: set[Mark] = set()
         """Lost with this disk and the connection, while the application goes on: a flush must tell it."""
         self.alone_at_failure = False
+        self.flush_failed = -1
+        self.failed_ms = -1
+        """When a flush of its disk failed last."""
+        self.answered = -1
+        """When something was last answered with yes."""
         self.disk_failed = False
         self.metadata_failed = False
 

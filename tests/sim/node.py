@@ -417,6 +417,10 @@ class Node:
         return {"disk": self.port, "geometry": self.platter.geometry}
 
     @property
+    def metadata_under_way(self) -> bool:
+        return self.port is not None and bool(self.port.meta_queue)
+
+    @property
     def state(self) -> Any:
         return self.resource.state
 

@@ -36,6 +36,7 @@ class Oracle(Answers):
         # a crashed Primary's disk that fails before the peer was met again lost what a power loss would have taken:
         # by DRBD's table (rule 40) it is the source all the same, and nobody there knows what the peer has
         crashed = self.last_role.get(node.name) == Role.PRIMARY and state.role != Role.PRIMARY
+        ledger.flush_failed, ledger.failed_ms = self.tick(), self.sim.now
         ledger.alone_at_failure = (state.role == Role.PRIMARY or crashed) and state.conn < Conn.CONNECTED
 
     def cache_dropped(self, node: Node) -> None:
@@ -48,9 +49,20 @@ class Oracle(Answers):
 
     def dies(self, node: Node, power: bool, was_on: bool) -> None:
         if was_on:
-            self.last_role[node.name] = node.state.role
+            self.last_role[node.name] = self._serves(node)
+        ledger = self.ledger(node)
+        ledger.judged_from = None
+        primary = was_on and node.state.role == Role.PRIMARY
+        if primary and node.platter.spoiled and ledger.flush_failed > ledger.answered:
+            # it died before its metadata could say that a flush had failed, and had answered nothing since: for whoever
+            # waits for an answer that is a power loss of the Primary
+            ledger.alone_at_failure |= ledger.failed_ms == self.sim.now or node.metadata_under_way
         self.pending = {k: v for k, v in self.pending.items() if v[2] is not node}
         self.decisions.pop(node.name, None)
+
+    def _serves(self, node: Node) -> Role:
+        """A promotion alone that was not answered is none yet: nothing of it need be durable."""
+        return node.state.role if self.ledger(node).judged_from is None else Role.SECONDARY
 
     def died(self, node: Node, power: bool, was_on: bool) -> None:
         ledger = self.ledger(node)
@@ -68,7 +80,7 @@ class Oracle(Answers):
             gone = {m for m in ledger.acked if node.name not in m.durable}
             ledger.acked -= gone
             peer = node.peer
-            if (peer.state.role if peer.on else self.last_role.get(peer.name)) == Role.PRIMARY:
+            if (self._serves(peer) if peer.on else self.last_role.get(peer.name)) == Role.PRIMARY:
                 ledger.dropped |= gone
             else:
                 ledger.forgiven |= gone
@@ -109,9 +121,11 @@ class Oracle(Answers):
     def state_changed(self, node: Node, old: Any, new: Any) -> None:
         if old == new:
             return
+        ledger = self.ledger(node)
+        if old.role != new.role:
+            ledger.judged_from = None
         if old.role != Role.PRIMARY and new.role == Role.PRIMARY:
             self._promoted(node, new)
-        ledger = self.ledger(node)
         if new.pdsk == Disk.UP_TO_DATE != old.pdsk:
             ledger.peer_good = self.tick()
         if new.disk == Disk.FAILED and node.platter.failing:
@@ -141,14 +155,18 @@ class Oracle(Answers):
             self._agreed(node)
         if new.conn == Conn.CONNECTED and new.disk == new.pdsk == Disk.UP_TO_DATE:
             self.last_role.pop(node.name, None)
-        if new.conn == Conn.CONNECTED and new.disk == Disk.UP_TO_DATE:
-            self.gives_up.discard(node.name)
+        if new.conn == Conn.CONNECTED and new.disk == Disk.UP_TO_DATE and (old.conn, old.disk) != (new.conn, new.disk):
+            self.gives_up.discard(node.name)  # else the order is still on its way
+
+    def _alone(self, state: Any) -> bool:
+        """Without the peer's disk, be that out of reach or gone."""
+        return bool(state.conn < Conn.CONNECTED or state.pdsk < Disk.INCONSISTENT)
 
     def _promoted(self, node: Node, new: Any) -> None:
         mine = self.ledger(node)
         if new.disk != Disk.UP_TO_DATE and new.pdsk != Disk.UP_TO_DATE:
             self.fail(3, f"{node.name} was promoted without UpToDate data")
-        if new.conn < Conn.CONNECTED:
+        if self._alone(new):
             mine.judged_from = max(mine.promoted, mine.forced, mine.synced_since)
             mine.promoted = self.tick()
             mine.forgiven |= mine.dropped
@@ -164,19 +182,26 @@ class Oracle(Answers):
     def promotion_done(self, node: Node) -> None:
         """The answer to `primary` says yes: protocols A and B speak about the survivor now."""
         mine = self.ledger(node)
-        if mine.void or node.state.conn >= Conn.CONNECTED or node.state.disk != Disk.UP_TO_DATE:
+        since, mine.judged_from = mine.judged_from, None
+        keeper = node
+        if node.state.disk < Disk.INCONSISTENT and node.state.conn >= Conn.CONNECTED:
+            # without a disk it is Primary on the peer's copy: for what it had acknowledged in an earlier life that is
+            # the same as if the peer had been promoted
+            keeper = node.peer
+            mine = self.ledger(keeper)
+            mine.promoted = self.tick()
+        elif mine.void or not self._alone(node.state) or node.state.disk != Disk.UP_TO_DATE:
             return
         # not before: of a promotion that a crash or a failed disk ended in between nothing need be durable, and nobody
         # was told; then the other node is the source by rule 40 as if it had not been tried
-        self.ledger(node.peer).forgiven -= mine.acked
+        self.ledger(keeper.peer).forgiven -= mine.acked
         for mark, life in mine.received.items():
-            if life == node.life:
-                if not self.holds(node, mark):
-                    self.fail(1, f"protocol B: {node.name} acknowledged to have {mark}, and was promoted without it")
+            if life == keeper.life:
+                if not self.holds(keeper, mark):
+                    self.fail(1, f"protocol B: {keeper.name} acknowledged to have {mark}, and serves without it")
                 mine.acked.add(mark)
         mine.received.clear()
-        since, mine.judged_from = mine.judged_from, None
-        if self.protocol == "A" and since is not None:
+        if self.protocol == "A" and keeper is node and since is not None:
             self._prefix(node, mine, since)
 
     def _prefix(self, node: Node, ledger: Ledger, since: int) -> None:
