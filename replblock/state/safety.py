@@ -79,6 +79,43 @@ def _resolve_own_changes(h: Handshake, c: Course) -> Course:
     return c.refuse("target-has-own-changes", "split-brain")._replace(split_brain=True)
 
 
+# By these both hold the same generation, and only a crash names the source.
+_CRASH_RULES = frozenset({
+    "i-crashed", "peer-crashed", "both-crashed", "crash-i-am-primary", "crash-peer-is-primary",
+})  # fmt: skip
+
+
+def _alone_in_the_same_generation(h: Handshake) -> tuple[bool, bool]:
+    """(this node, the peer): written to alone while its bitmap was in use, so that no new generation was begun.
+
+    A kernel peer does not tell.
+    """
+    mine, peers = h.verdict.mine, h.verdict.peers
+    return (
+        h.i_went_on and mine.bitmap != 0 and h.my_bits > 0,
+        h.peer_obeys_safety and h.peer_went_on and peers.bitmap != 0 and h.peer_bits > 0,
+    )
+
+
+def _went_on_unnoticed(h: Handshake, c: Course) -> bool:
+    """The node that should be overwritten (or left as it is) went on alone, and the generations do not say so."""
+    if h.verdict.rule not in _CRASH_RULES | {"same-generation"} or disks_override(h):
+        return False
+    me, peer = _alone_in_the_same_generation(h)
+    return (me and c.result <= 0) or (peer and c.result >= 0)
+
+
+def _resolve_went_on(h: Handshake, c: Course) -> Course:
+    me, peer = _alone_in_the_same_generation(h)
+    if h.discard_mine != h.discard_peers and (h.peer_obeys_safety or (h.discard_mine and c.result < 0)):
+        solved = c._replace(result=-1 if h.discard_mine else 1, split_brain=True, solved=True)
+        return solved.because("who-went-on-gives-way")
+    if me != peer and h.peer_obeys_safety:
+        left_over = c.result == 0
+        return c.because("who-went-on-is-the-source")._replace(result=1 if me else -1, resync_left_over=left_over)
+    return c.refuse("went-on-in-the-same-generation", "split-brain")._replace(split_brain=True)
+
+
 def _source_lost_writes(h: Handshake, c: Course) -> bool:
     """A source on whose disk a flush failed, when nobody knew whether the peer had everything.
 
@@ -97,12 +134,6 @@ def _resolve_lost_writes(h: Handshake, c: Course) -> Course:
         if h.peer_obeys_safety:
             return solved.because("who-lost-writes-gives-way")._replace(result=2 * direction)
     return c.refuse("source-lost-writes", "split-brain")._replace(split_brain=True)
-
-
-# By these both hold the same generation, and only a crash names the source.
-_CRASH_RULES = frozenset({
-    "i-crashed", "peer-crashed", "both-crashed", "crash-i-am-primary", "crash-peer-is-primary",
-})  # fmt: skip
 
 
 def _stale_source(h: Handshake, c: Course) -> bool:
@@ -184,6 +215,9 @@ SAFETY_RULES: tuple[SafetyRule, ...] = (
     SafetyRule("target-has-own-changes", _target_has_own_changes, _resolve_own_changes,
                "By the generations one node only fell behind, but it has blocks marked on a bitmap of its own: it was "
                "the source of a resync whose end it missed, and may have written since. Treated as split brain."),
+    SafetyRule("went-on-in-the-same-generation", _went_on_unnoticed, _resolve_went_on,
+               "Both hold the same generation, and the node that would be overwritten wrote on alone while its bitmap "
+               "was in use, which begins no new one: it is the source; if both did, it is a split brain."),
     SafetyRule("source-lost-writes", _source_lost_writes, _resolve_lost_writes,
                "By the generations the source is a node on whose disk a flush failed while it was Primary: the other "
                "one may have what is missing there. Treated as split brain; nothing is discarded."),
@@ -211,6 +245,9 @@ OUTCOMES: dict[str, str] = {
                                    "with --discard-my-data: they are discarded.",
     "source-gives-up-its-changes": "The node that is ahead was told to connect with --discard-my-data: the other "
                                    "one's changes stay.",
+    "who-went-on-is-the-source": "Same generation, but only one node wrote on alone in it: it is the source.",
+    "who-went-on-gives-way": "A node wrote on alone in the generation that both hold, and one was told to connect with "
+                             "--discard-my-data: that one is the target.",
     "target-gives-up-what-source-lost": "A flush had failed on the source, and the other node was told to connect "
                                         "with --discard-my-data: what only that one has is discarded.",
     "who-lost-writes-gives-way": "A flush had failed on a disk that would be the source, and one node was told to "

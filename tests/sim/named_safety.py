@@ -17,6 +17,10 @@ MISSED_THE_END = (
 )
 """b became UpToDate, a did not hear of it: it goes on without a new generation."""
 OUTDATED = "write a 1, cut a, write a 2, secondary a, disconnect a, outdate a, heal a"
+TWICE_CUT_OFF = "both were the source of a resync whose end they missed: a matter of three crashes"
+ALONE, CRASHED = GOOD | Flag.WENT_ON_ALONE, GOOD | Flag.CRASHED_PRIMARY
+ONE_WENT_ON = (((0x5550, 0x4440, 0, 0), ALONE), ((0x5550, 0x3330, 0, 0), CRASHED))
+BOTH_WENT_ON = (((0x5550, 0x4440, 0, 0), ALONE), ((0x5550, 0x3330, 0, 0), CRASHED | Flag.WENT_ON_ALONE))
 LOSES = {"after_sb_0pri": "discard-least-changes", "after_sb_1pri": "call-pri-lost-after-sb"}
 PARTED = "write a 1, cut a, write a 2, primary b, write b 5"
 HALF_TOLD = "cut_one_way a @0, invalidate_remote b @{k}, forget a @0, heal a"
@@ -43,6 +47,11 @@ SAFETY = (
     Named(("target-has-own-changes",), f"{MISSED_THE_END}, heal a", "StandAlone", {}, SPLIT, tries=40),
     Named(("target-gives-up-own-changes",), f"{MISSED_THE_END}, disconnect a, discard a, heal a", "b", tries=40),
     Named(("source-gives-up-its-changes",), f"{MISSED_THE_END}, disconnect b, discard b, heal a", "a", tries=40),
+    Named(("who-went-on-is-the-source",), "heal a", "a", IDLE, prepared=TWICE_CUT_OFF, disks=ONE_WENT_ON, bits=(2, 0)),
+    Named(("went-on-in-the-same-generation",), "heal a", "StandAlone", IDLE, SPLIT, prepared=TWICE_CUT_OFF,
+          disks=BOTH_WENT_ON, bits=(2, 3)),
+    Named(("who-went-on-gives-way",), "disconnect a, discard a, heal a", "b", IDLE, prepared=TWICE_CUT_OFF,
+          disks=BOTH_WENT_ON, bits=(2, 3)),
     Named(("source-lost-writes",), f"{FLUSH_FAILED}, connect a, connect b", "StandAlone", {}, SPLIT),
     Named(("target-gives-up-what-source-lost",), f"{FLUSH_FAILED}, discard b, connect a", "a"),
     Named(("who-lost-writes-gives-way",), f"{FLUSH_FAILED}, discard a, connect b", "b"),

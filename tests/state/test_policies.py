@@ -117,9 +117,10 @@ def test_all_situations_with_default_policies():
             assert (d.drbd_result, d.drbd_conn == Conn.DISCONNECTING) == second_coding(h)
             seen.update(d.rules)
     assert {r.name for r in RULES.values() if r.table in ("safety", "left-over-bits")} - seen \
-        <= {"bits-left", "redirected-primary", "order-against-policy", *LOST}, "every safety rule was reached"
+        <= {"bits-left", "redirected-primary", "order-against-policy", *LOST, *WENT_ON}, "every safety rule was reached"
 
 
+WENT_ON = {"went-on-in-the-same-generation", "who-went-on-is-the-source", "who-went-on-gives-way"}
 LOST = {"source-lost-writes", "target-gives-up-what-source-lost", "who-lost-writes-gives-way"}
 
 
@@ -141,6 +142,27 @@ def test_no_source_that_lost_writes_without_an_order():
                 if d.conn == Conn.CONNECTED and h.disk > Disk.INCONSISTENT:
                     assert not h.i_lost and not h.peer_lost
     assert seen >= LOST
+
+
+def test_no_target_that_went_on_in_the_same_generation():
+    """Whoever wrote on alone on a bitmap in use is overwritten by order only, also if a kernel peer says it crashed."""
+    seen = set()
+    pair = (G(X, Y, 0, 0), G(X, Z, 0, 0))
+    bits, discards = [(3, 0), (0, 3), (3, 5)], [(False, False), (True, False), (False, True)]
+    for crash, went_on, roles, disks, b, discard, rc, obeys in itertools.product(
+            [*CRASHES, (False, True)], [(True, False), (False, True), (True, True)],
+            itertools.product((S, P), repeat=2), itertools.product(DISKS[1:], repeat=2), bits, discards,
+            (False, True), (False, True)):
+        both = Both(pair, crash, roles, disks, b, discard, None, rc, obeys, went_on=went_on)
+        if obeys:
+            check_symmetry(both)
+        for h, d in zip(both.views, both.decisions):
+            check_invariants(h, d)
+            seen.update(d.rules)
+            if h.i_went_on and h.my_bits:
+                assert d.conn != Conn.CONNECTED
+                assert d.conn != Conn.WF_BITMAP_T or h.discard_mine
+    assert seen >= WENT_ON
 
 
 def second_coding(h: Handshake) -> tuple[int, bool]:
