@@ -85,10 +85,13 @@ class Aftermath:
         if not alone(new) or meta.flags & Flag.WENT_ON_ALONE or not uuids.bitmap or new.disk < Disk.INCONSISTENT:
             return
         meta.put_flags(Flag.WENT_ON_ALONE, Flag.WENT_ON_ALONE)
-        self._freeze_until_saved("moved-on-alone")
+        self.freeze_until_saved("moved-on-alone")
 
-    def _freeze_until_saved(self, why: str) -> None:
-        """Save the superblock; nothing is acknowledged before it is durable."""
+    def freeze_until_saved(self, why: str, *, for_good: bool = True) -> None:
+        """Save the superblock; nothing is acknowledged before it is durable.
+
+        Not `for_good`: the peer has what is held back, too, and if it cannot be saved it is acknowledged all the same.
+        """
         meta = self._r.meta
         assert meta is not None
         self._freezes += 1
@@ -96,7 +99,7 @@ class Aftermath:
         self._r.primary.freeze(reason)
 
         def durable(error: int) -> None:
-            if error:
+            if error and for_good:
                 # nobody was told that these are done, and nothing on disk tells that they are
                 self._r.primary.fail_held()
             self._r.primary.thaw(reason)
@@ -116,6 +119,6 @@ class Aftermath:
         self._r.remembered.moved_on()
         meta.put_flags(Flag.WENT_ON_ALONE if alone(self._r.state) else 0, Flag.WENT_ON_ALONE)
         self._r.host.log("info", why, f"new current UUID {':'.join(f'{u:016X}' for u in uuids)}")
-        self._freeze_until_saved("new-uuid")
+        self.freeze_until_saved("new-uuid")
         if self._r.state.conn >= Conn.CONNECTED:
             self._r.handshake.send_uuids()

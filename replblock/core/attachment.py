@@ -280,7 +280,8 @@ class Attachment:
             text += "not overwritten from this disk unless it is told to give up its data"
             r.why("warning", "unflushed-disk-lost-writes", text)
         meta.put_flags(flags, mask)
-        meta.save()
+        # what only the peer has is not acknowledged before: who dies meanwhile would come back as a crashed Primary
+        r.aftermath.freeze_until_saved("disk-failed", for_good=False)
         self._untold = frozenset(map(plain, meta.uuids[:2])), int(flags), int(mask)
 
     def _told(self, superblock: Superblock) -> Superblock:
@@ -346,6 +347,7 @@ class Attachment:
         if r.state.conn >= Conn.CONNECTED:
             r.send_state()
         if meaning.disk != Disk.FAILED:
+            r.aftermath.freeze_until_saved("disk-failed", for_good=False)
             return
         if what.startswith("flushing") or (what.startswith("writing") and not for_good):
             self._note_failed_flush(target_finished)

@@ -15,6 +15,7 @@ from replblock.state.promotion import Attempt, Remedy, remedy
 
 if TYPE_CHECKING:
     from replblock.core.admin import Admin
+    from replblock.core.metastore import MetaStore
     from replblock.core.resource import Resource
 
 UNFLUSHED = "warning: writes that were answered may be on no disk any more; no flush has failed for them yet"
@@ -64,6 +65,9 @@ class Roles:
         self._attempt = (attempt, reply)
         wanted = self._wanted(attempt)
         if r.handshake.running and r.state.conn >= Conn.WF_REPORT_PARAMS:
+            if attempt.flushed:
+                r.host.timer("admin-promote", HANDSHAKE_LOOK_MS)  # it began during the flush, and ends by its own timer
+                return
             self._refused(Code.IN_TRANSIENT_STATE, "handshake-under-way")
             return
         refusal = r.would(**wanted)
@@ -72,8 +76,27 @@ class Roles:
             return
         if r.state.conn >= Conn.CONNECTED:
             self._admin.ask_peer(self._answered, connection=False, **{k: int(v) for k, v in wanted.items()})
-        else:
+        elif attempt.flushed or r.meta is None:
             self._promote()
+        else:
+            r.secondary.when_written(partial(self._flush_first, r.meta, attempt, reply))
+
+    def _flush_first(self, meta: MetaStore, attempt: Attempt, reply: Reply) -> None:
+        """Alone, this disk is flushed before it gets a generation of its own.
+
+        If that fails it lacks what the peer may have, and by that generation it would overwrite the peer all the same.
+        """
+        r = self._r
+
+        def flushed(error: int) -> None:
+            if error and r.meta is meta:
+                r.disk_failed(error, "flushing at promotion")
+            self._try(attempt._replace(flushed=True, disk=r.state.disk), reply)
+
+        if r.meta is meta:
+            meta.flush(flushed)
+        else:
+            flushed(0)
 
     def _answered(self, retcode: int | None) -> None:
         if self._attempt is None:
@@ -184,7 +207,9 @@ class Roles:
             else:
                 durable(0)
 
-        if meta is not None:
+        if attempt.flushed and r.state.conn < Conn.CONNECTED:
+            flushed(0)
+        elif meta is not None:
             # what the peer sent before it vanished is written and on disk before anybody builds on it
             r.secondary.when_written(written)
         else:

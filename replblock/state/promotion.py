@@ -27,7 +27,10 @@ class Remedy(Enum):
 
 
 class Attempt(NamedTuple):
-    """The promotion so far. `disk`: our disk now; disk_asked, pdsk_asked: already part of the request."""
+    """The promotion so far. `disk`: our disk now; disk_asked, pdsk_asked: already part of the request.
+
+    flushed: what this disk took, alone, is on it for good.
+    """
 
     disk: Disk
     force: bool = False
@@ -35,6 +38,7 @@ class Attempt(NamedTuple):
     pdsk_asked: bool = False
     tries: int = 1
     waited: bool = False
+    flushed: bool = False
 
 
 class RemedyRule(NamedTuple):

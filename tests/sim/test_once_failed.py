@@ -394,6 +394,43 @@ FOUND = (
           (("fuse", "a", (1, True)), ("write", "b", (8, 8, False), 1500), ("primary", "b"), ("mend", "b"),
            ("detach", "b"), ("write", "a", (13, 3, False), 5), ("stall", "b", 7000), ("fail", "a", "flush", 8),
            ("primary", "a", None, 700))),
+    Found("dead-before-its-disk-said-that-a-write-failed",
+          "pass_on: a write that failed on the Primary's disk was acknowledged with the peer's copy before the metadata "
+          "said that the disk is Inconsistent; killed, the Primary came back as the source",
+          {"blocks": 2064, "on_io_error": "pass_on", "slow_ms": 30},
+          (("secondary", "a"), ("wait", "b", None, 300), ("primary", "b", None, 15), ("trim", "a", (5, 8, False), 40),
+           ("fail", "b", "write"), ("write", "a", (16505, 7, False)), ("trim", "a", (0, 40, True), 40), ("kill", "b"))),
+    Found("flush-fails-at-a-promotion-alone",
+          "a promotion whose flush failed left its new generation behind: the disk without what it had lost was the "
+          "source for the one that had everything",
+          {"blocks": 2064, "slow_ms": 30},
+          (("discard", "a", None, 3), ("write", "b", (0, 40, False)), ("wait", "b"),
+           ("fuse", "a", (3, False), 40, 2244266171), ("write", "b", (13320, 1, False)), ("heal", "a"), ("up", "b", None, 8, 2493495547),
+           ("up", "a", None, 15, 1653314318), ("write", "a", (8064, 1, True), 5), ("write", "b", (16509, 3, False), 5),
+           ("fail", "b", "flush", 2, 3259568885), ("primary", "b"), ("wait", "a", None, 700, 1196901968))),
+    Found("dead-with-its-failed-flush",
+          "a Primary that died in the moment in which a flush failed lost what a power loss would have taken (the "
+          "oracle)",
+          {"al_extents": 2, "blocks": 2064},
+          (("write", "b", (16504, 1, False), 1500), ("write", "a", (8968, 8, False), 15), ("write", "a", (0, 8, False)),
+           ("fail", "a", "write"), ("fuse", "a", (0, False)), ("wait", "a", None, 4000))),
+    Found("ordered-before-it-was-carried-out",
+          "an invalidate-remote that was on its way was forgotten when the peer told something else (the oracle)",
+          {"batch": 0.3, "blocks": 16, "max_in_flight_bytes": 20000},
+          (("fail", "a", "flush"), ("write", "a", (125, 3, False), 40), ("pause", "a", None, 0, 3975341124),
+           ("invalidate_remote", "a"), ("write", "a", (0, 40, False)), ("flush", "b", None, 5),
+           ("write", "a", (109, 8, False), 15, 997949711))),
+    Found("dead-in-the-wake-up-of-its-promotion",
+          "a promotion that nobody was told of made the other node's power loss count (the oracle)",
+          {"blocks": 2, "connect_int_ms": 500},
+          (("write", "a", (0, 1, False), 40), ("kill", "a", None, 0, 312507088), ("fuse", "b", (8, False)),
+           ("wait", "a", None, 1500, 2834260397), ("primary", "b"), ("power", "a"))),
+    Found("diskless-on-the-peers-copy",
+          "protocol A: promoted without its disk, a node goes on with the peer's copy; what only that disk had is "
+          "given up as if the peer had been promoted (the oracle)",
+          {"blocks": 16, "delay_ms": 15, "fencing": "resource-only", "protocol": "A", "rr_conflict": "violently"},
+          (("write", "b", (93, 1, False), 8), ("kill", "a"), ("fail", "a", "meta"), ("up", "a"),
+           ("wait", "a", None, 300), ("primary", "a", None, 5), ("write", "a", (93, 8, False), 15), ("power", "b"))),
 )  # fmt: skip
 
 
