@@ -406,8 +406,9 @@ FOUND = (
           {"blocks": 2064, "slow_ms": 30},
           (("discard", "a", None, 3), ("write", "b", (0, 40, False)), ("wait", "b"),
            ("fuse", "a", (3, False), 40, 2244266171), ("write", "b", (13320, 1, False)), ("heal", "a"), ("up", "b", None, 8, 2493495547),
-           ("up", "a", None, 15, 1653314318), ("write", "a", (8064, 1, True), 5), ("write", "b", (16509, 3, False), 5),
-           ("fail", "b", "flush", 2, 3259568885), ("primary", "b"), ("wait", "a", None, 700, 1196901968))),
+           ("up", "a", None, 15, 1653314318), ("write", "a", (8064, 1, True), 5),
+           ("write", "b", (16509, 3, False), 5), ("fail", "b", "flush", 2, 3259568885),
+           ("primary", "b"), ("wait", "a", None, 700, 1196901968))),
     Found("dead-with-its-failed-flush",
           "a Primary that died in the moment in which a flush failed lost what a power loss would have taken (the "
           "oracle)",
