@@ -1,26 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The shortest schedules of what the simulator found: they must stay mended.
 
-A row is a name, what was wrong, settings, and events as (kind, node, argument, wait in ms, salt).
+Those in which the oracle was wrong stand in `false_alarms.py`.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 import pytest
 
+from tests.sim.false_alarms import FALSE_ALARMS, Found
 from tests.sim.history import Event, History
 from tests.sim.play import Player
 from tests.sim.shrink import play
-
-
-class Found(NamedTuple):
-    name: str
-    what: str
-    setup: dict[str, Any]
-    events: tuple[tuple[Any, ...], ...]
-
 
 FOUND = (
     Found("invalidate-while-attaching",
@@ -86,11 +77,6 @@ FOUND = (
           (("forget", "b"), ("write", "a", (120, 8, True)), ("primary", "b"), ("wait", "a", None, 12000),
            ("fail", "a", "write"), ("kill", "a"), ("up", "a", None, 40), ("up", "b"), ("slow", "a", 30),
            ("detach", "a"), ("wait", "b", None, 1500))),
-    Found("died-before-its-promotion-was-answered",
-          "a promotion that nothing durable was left of made the other node's power loss count (the oracle)",
-          {"blocks": 16, "fencing": "resource-and-stonith", "sndbuf_bytes": 3000},
-          (("write", "a", (96, 16, False)), ("write", "a", (121, 7, False), 40), ("kill", "a", None, 2),
-           ("force", "b", None, 1), ("kill", "a", None, 15), ("kill", "b", None, 0, 4132284883))),
     Found("metadata-failed-at-promotion",
           "the same, with a disk that could not be written to",
           {"blocks": 16, "delay_ms": 15, "slow_ms": 2, "slow_share": 1.0},
@@ -338,11 +324,6 @@ FOUND = (
           (("fuse", "a", (3, False)), ("primary", "b"), ("wait", "a", None, 700), ("write", "a", (5, 1, False)),
            ("write", "a", (0, 8, False), 5), ("up", "a", None, 3, 2938801293), ("slow", "a", 300, 5),
            ("flush", "a", None, 5), ("write", "b", (0, 8, False), 5), ("write", "b", (0, 1, False)))),
-    Found("target-that-was-never-written",
-          "the oracle: a target without power before its disk says Inconsistent comes back whole",
-          {"blocks": 2064, "slow_ms": 30},
-          (("cut", "a"), ("kill", "a"), ("write", "b", (16504, 8, False), 8), ("up", "a", None, 0, 1048838004),
-           ("heal", "a", None, 40, 115760308), ("write", "b", (5, 8, False), 40, 2342373885), ("power", "b"))),
     Found("flush-and-metadata-failed",
           "flush and metadata of a Primary's disk failed together while the peer was being detached: attached again it "
           "did not tell what it had lost, and overwrote the peer",
@@ -388,15 +369,9 @@ FOUND = (
           (("write", "b", (0, 8, False), 15), ("invalidate", "b", None, 8, 2989091746), ("fail", "b", "meta", 1),
            ("flush", "b", None, 8), ("write", "a", (1, 8, False), 2, 1880464054), ("fail", "a", "write"),
            ("flush", "b"), ("repair", "b"), ("fuse", "b", (5, True)), ("up", "b", None, 15))),
-    Found("acknowledged-by-a-disk-that-failed",
-          "the oracle: an acknowledgement that was read late, of a peer whose disk failed a flush since",
-          {"blocks": 2, "protocol": "B"},
-          (("fuse", "a", (1, True)), ("write", "b", (8, 8, False), 1500), ("primary", "b"), ("mend", "b"),
-           ("detach", "b"), ("write", "a", (13, 3, False), 5), ("stall", "b", 7000), ("fail", "a", "flush", 8),
-           ("primary", "a", None, 700))),
     Found("dead-before-its-disk-said-that-a-write-failed",
-          "pass_on: a write that failed on the Primary's disk was acknowledged with the peer's copy before the metadata "
-          "said that the disk is Inconsistent; killed, the Primary came back as the source",
+          "pass_on: a write that failed on the Primary's disk was acknowledged with the peer's copy before the "
+          "metadata said that the disk is Inconsistent; killed, the Primary came back as the source",
           {"blocks": 2064, "on_io_error": "pass_on", "slow_ms": 30},
           (("secondary", "a"), ("wait", "b", None, 300), ("primary", "b", None, 15), ("trim", "a", (5, 8, False), 40),
            ("fail", "b", "write"), ("write", "a", (16505, 7, False)), ("trim", "a", (0, 40, True), 40), ("kill", "b"))),
@@ -405,37 +380,15 @@ FOUND = (
           "source for the one that had everything",
           {"blocks": 2064, "slow_ms": 30},
           (("discard", "a", None, 3), ("write", "b", (0, 40, False)), ("wait", "b"),
-           ("fuse", "a", (3, False), 40, 2244266171), ("write", "b", (13320, 1, False)), ("heal", "a"), ("up", "b", None, 8, 2493495547),
+           ("fuse", "a", (3, False), 40, 2244266171), ("write", "b", (13320, 1, False)), ("heal", "a"),
+           ("up", "b", None, 8, 2493495547),
            ("up", "a", None, 15, 1653314318), ("write", "a", (8064, 1, True), 5),
            ("write", "b", (16509, 3, False), 5), ("fail", "b", "flush", 2, 3259568885),
            ("primary", "b"), ("wait", "a", None, 700, 1196901968))),
-    Found("dead-with-its-failed-flush",
-          "a Primary that died in the moment in which a flush failed lost what a power loss would have taken (the "
-          "oracle)",
-          {"al_extents": 2, "blocks": 2064},
-          (("write", "b", (16504, 1, False), 1500), ("write", "a", (8968, 8, False), 15), ("write", "a", (0, 8, False)),
-           ("fail", "a", "write"), ("fuse", "a", (0, False)), ("wait", "a", None, 4000))),
-    Found("ordered-before-it-was-carried-out",
-          "an invalidate-remote that was on its way was forgotten when the peer told something else (the oracle)",
-          {"batch": 0.3, "blocks": 16, "max_in_flight_bytes": 20000},
-          (("fail", "a", "flush"), ("write", "a", (125, 3, False), 40), ("pause", "a", None, 0, 3975341124),
-           ("invalidate_remote", "a"), ("write", "a", (0, 40, False)), ("flush", "b", None, 5),
-           ("write", "a", (109, 8, False), 15, 997949711))),
-    Found("dead-in-the-wake-up-of-its-promotion",
-          "a promotion that nobody was told of made the other node's power loss count (the oracle)",
-          {"blocks": 2, "connect_int_ms": 500},
-          (("write", "a", (0, 1, False), 40), ("kill", "a", None, 0, 312507088), ("fuse", "b", (8, False)),
-           ("wait", "a", None, 1500, 2834260397), ("primary", "b"), ("power", "a"))),
-    Found("diskless-on-the-peers-copy",
-          "protocol A: promoted without its disk, a node goes on with the peer's copy; what only that disk had is "
-          "given up as if the peer had been promoted (the oracle)",
-          {"blocks": 16, "delay_ms": 15, "fencing": "resource-only", "protocol": "A", "rr_conflict": "violently"},
-          (("write", "b", (93, 1, False), 8), ("kill", "a"), ("fail", "a", "meta"), ("up", "a"),
-           ("wait", "a", None, 300), ("primary", "a", None, 5), ("write", "a", (93, 8, False), 15), ("power", "b"))),
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("found", FOUND, ids=lambda f: f.name)
+@pytest.mark.parametrize("found", FOUND + FALSE_ALARMS, ids=lambda f: f.name)
 def test_stays_mended(found: Found) -> None:
     """The schedule that once failed keeps every promise."""
     failure = play(History(found.setup, tuple(Event(*event) for event in found.events)))
