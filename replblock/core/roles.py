@@ -66,7 +66,7 @@ class Roles:
         wanted = self._wanted(attempt)
         if r.handshake.running and r.state.conn >= Conn.WF_REPORT_PARAMS:
             if attempt.flushed:
-                r.host.timer("admin-promote", HANDSHAKE_LOOK_MS)  # it began during the flush, and ends by its own timer
+                r.handshake.when_over(lambda: self._try(attempt, reply))  # it began during the flush
                 return
             self._refused(Code.IN_TRANSIENT_STATE, "handshake-under-way")
             return
