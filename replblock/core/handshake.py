@@ -189,7 +189,7 @@ class Handshake:
         r.links.send(command, self.own_sync_param().pack(version))
         self.send_sizes()
         self.send_uuids()
-        if r.meta is None and r.state.role == Role.PRIMARY and r.exposed_uuid:
+        if r.state.disk < Disk.NEGOTIATING and r.state.role == Role.PRIMARY and r.exposed_uuid:
             self._state_held = StateWord(r.state.pack()).pack()
         else:
             r.send_state()
@@ -210,7 +210,8 @@ class Handshake:
         if link is None:
             return
         limits = Limits(discard_enabled=1) if link.features & flags.FEATURE_WSAME else None
-        own = r.disk.data_sectors if r.meta is not None and r.disk is not None else 0
+        # a disk that only comes, or already goes, is none: a peer that holds its state back waits for ours else
+        own = r.disk.data_sectors if r.disk is not None and r.state.disk >= Disk.NEGOTIATING else 0
         current = 0 if ask else r.size_sectors
         sizes = Sizes(own, r.settings.size_sectors, current, max_bio_bytes(link.version), 0, dds_flags, limits)
         r.links.send(Cmd.SIZES, sizes.pack())
