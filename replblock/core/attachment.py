@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from replblock.core.activity import ActivityLog
 from replblock.core.host import Disk as DiskPort
 from replblock.core.metastore import MetaStore
+from replblock.core.refusals import attach_refusal_text
 from replblock.meta.errors import MetadataError
 from replblock.meta.geometry import Geometry
 from replblock.meta.superblock import Flag, Superblock
@@ -178,8 +179,10 @@ class Attachment:
 
     def abort(self, rule: str) -> None:
         """The handshake refused the disk that was being attached, or could not bring it up to date."""
-        text = "the peer's data does not go with this disk: the attach was undone"
-        if rule != "own-attach-aborted":
+        decision, name = self._r.sync.decision, self._r.settings.resource
+        if rule == "own-attach-aborted" and decision is not None:
+            text = attach_refusal_text(decision, name)
+        else:
             text = "this disk's data is older than what is in use, and the peer has no disk: the attach was undone"
         self._r.why("error", rule, text)
         self._drop()

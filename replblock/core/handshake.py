@@ -326,13 +326,18 @@ class Handshake:
         """The peer goes by the role and the disk it was told: until it is over neither may change."""
         return self.running and self._r.state.conn == Conn.WF_REPORT_PARAMS
 
+    @property
+    def undecided(self) -> bool:
+        """The same, or the peer is asked what an attached disk lacks."""
+        return self.exchanging or self._r.state.disk == Disk.NEGOTIATING
+
     def when_over(self, callback: Callable[[], None]) -> None:
         """Call back at the end of the wake-up in which the handshake ends; its own timer bounds that."""
         self._over.append(callback)
 
     def end_wakeup(self) -> None:
         """Whoever waited goes on."""
-        if self._over and not self.running:
+        if self._over and not self.running and not self.undecided:
             waiting, self._over = self._over, []
             for callback in waiting:
                 callback()

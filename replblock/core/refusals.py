@@ -33,6 +33,15 @@ SPLIT_BRAIN_AS_PRIMARY = (
     "replctl connect --discard-my-data {r}; and on the other: replctl connect {r}"
 )
 
+LET_GENERATIONS_DECIDE = (
+    "this node's users work on the peer's data, and this disk would overwrite it; to let it, run: replctl secondary "
+    "{r}; replctl attach {r}"
+)
+GIVE_UP_DISK = (
+    "to give up the disk's data, run: replctl secondary {r}; replctl disconnect {r}; replctl attach {r}; replctl "
+    "connect --discard-my-data {r}"
+)
+
 
 def refusal_text(decision: Decision, name: str, role: Role = Role.SECONDARY) -> str:
     """Why this connection was refused, and what to run; `name` is the resource."""
@@ -42,6 +51,14 @@ def refusal_text(decision: Decision, name: str, role: Role = Role.SECONDARY) -> 
     before = "Unrelated data, aborting! No generation in common; " if "unrelated" in decision.rule else ""
     way = WAYS_OUT.get(decision.rule, "run: replctl connect {r}")
     return f"{before}{decision.text}; {way.format(r=name)}"
+
+
+def attach_refusal_text(decision: Decision, name: str) -> str:
+    """Why the disk that came while connected does not stay, and what to run to give up its data."""
+    way = GIVE_UP_DISK.format(r=name)
+    if decision.rule == "served-data-stays":
+        way = f"{LET_GENERATIONS_DECIDE.format(r=name)}; {way}"
+    return f"the peer's data does not go with this disk: {decision.text}; the attach was undone; {way}"
 
 
 def state_refusal_text(own: State, report: State, rule: str, name: str) -> str:

@@ -64,7 +64,7 @@ class Roles:
         r = self._r
         self._attempt = (attempt, reply)
         wanted = self._wanted(attempt)
-        if r.handshake.running and r.state.conn >= Conn.WF_REPORT_PARAMS:
+        if r.handshake.undecided:
             if attempt.flushed:
                 r.handshake.when_over(lambda: self._try(attempt, reply))  # it began during the flush
                 return
@@ -153,6 +153,9 @@ class Roles:
 
     def _promote(self) -> None:
         assert self._attempt is not None
+        if self._r.handshake.undecided:  # a disk was attached since the peer was asked
+            self._refused(Code.IN_TRANSIENT_STATE, "handshake-under-way")
+            return
         attempt, reply = self._attempt
         self._attempt = None
         r = self._r
@@ -258,7 +261,7 @@ class Roles:
 
     def _demote(self, reply: Reply) -> None:
         r = self._r
-        if r.handshake.exchanging:  # both must come to mirror images
+        if r.handshake.undecided:  # both must come to mirror images
             r.handshake.when_over(lambda: self._demote(reply))
             return
         refusal = r.change("demoted", role=Role.SECONDARY)

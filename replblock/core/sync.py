@@ -20,6 +20,7 @@ from replblock.state.packed import State
 from replblock.state.peer import (
     Action,
     Reaction,
+    comes_under_users,
     considers_resync,
     peer_state,
     skips_initial_sync,
@@ -191,6 +192,7 @@ class Resync:
                 bool(theirs.flags & flags.UUID_WENT_ON_ALONE),
                 bool(meta.flags & Flag.LOST_WRITES),
                 bool(theirs.flags & flags.UUID_LOST_WRITES),
+                comes_under_users(r.state, report, reaction.peer_disk),
             )
         )
         self.decision = decision

@@ -37,6 +37,7 @@ class Handshake(NamedTuple):
     my_bits_now: at this moment, where it may have grown. peer_obeys_safety: the peer runs these very rules.
     …_went_on: written to alone since the bitmap's generation began; …_lost: a flush failed there under a Primary, and
     the other node may have what is missing. The peer's are known between nodes that obey the safety rules.
+    under_users: see peer.comes_under_users; the disk is ours if it is NEGOTIATING, else the peer's.
     """
 
     verdict: Verdict
@@ -59,6 +60,7 @@ class Handshake(NamedTuple):
     peer_went_on: bool = False
     i_lost: bool = False
     peer_lost: bool = False
+    under_users: bool = False
 
     @property
     def disk(self) -> Disk:

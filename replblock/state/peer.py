@@ -147,6 +147,19 @@ def peer_state(own: State, report: State, *, uuid_flags: int | None, consider_re
     return Reaction(row.action, row.name, counts, bool(why), why)
 
 
+def comes_under_users(own: State, report: State, peer_disk: Disk) -> bool:
+    """Was a disk attached to a Primary that is Connected, and whose users work on the other one's UpToDate data?
+
+    A Primary without good data within reach is served by nobody: the disk it gets may be what its users had seen. A
+    kernel peer that has decided already may report its disk as Outdated: what it was before counts as well.
+    """
+    if own.conn != Conn.CONNECTED:
+        return False
+    if own.disk == Disk.NEGOTIATING:
+        return own.role == Role.PRIMARY and Disk.UP_TO_DATE in (own.pdsk, peer_disk)
+    return report.disk == Disk.NEGOTIATING and report.role == Role.PRIMARY and own.disk == Disk.UP_TO_DATE
+
+
 class TakeOver(NamedTuple):
     """Second step's result: the new state, or why the connection (or the attach) ends instead.
 

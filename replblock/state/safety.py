@@ -4,6 +4,7 @@
     the stale side is never the source while the other is UpToDate
     nobody forgets a set bit: what is still marked is resynced where the direction is beyond doubt, else kept and told
     two nodes that would both be target (or both source) do not guess
+    what a Primary's users work on is not replaced while they do
 
 A kernel peer follows DRBD's table, so towards it the only safe answers are DRBD's own and "no connection". A peer
 that runs these rules (`peer_obeys_safety`) reaches the mirror image of our answer from the same facts.
@@ -206,6 +207,11 @@ def _settle_left_over(h: Handshake, c: Course) -> Course:
     return c.because("bits-left-kept")
 
 
+def _served_data_goes(h: Handshake, c: Course) -> bool:
+    """A disk that comes to a Primary whose users work on the peer's good data is never the source."""
+    return h.under_users and (c.result > 0 if h.my_disk == Disk.NEGOTIATING else c.result < 0)
+
+
 SAFETY_RULES: tuple[SafetyRule, ...] = (
     SafetyRule("contradictory-generations", _contradiction, _resolve_contradiction,
                "By DRBD's table both nodes would become target (or both source): these generations come from no "
@@ -231,6 +237,10 @@ SAFETY_RULES: tuple[SafetyRule, ...] = (
                "Refused on both sides; invalidate the side whose data is to go, then connect."),
     SafetyRule("bits-left", _bits_left, _settle_left_over,
                "The generations say nothing is to be copied, yet blocks are marked as different."),
+    SafetyRule("served-data-stays", _served_data_goes, lambda h, c: c.refuse("served-data-stays"),
+               "A Primary whose users work on the peer's data attached a disk, and by generations or policy that disk "
+               "would be the source: other data would come under its users, and what they wrote would go. The attach "
+               "is undone; make the node Secondary first, then attach again."),
     SafetyRule("redirected-primary", lambda h, c: target_while_primary(h, c) and "rr-conflict-violently" not in c.rules,
                rr_conflict,
                "A rule above made this Primary the target: rr-conflict decides, as it does for DRBD's own verdicts."),

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from replblock.core.sync import Resync
 from replblock.meta.superblock import Flag, Superblock
 from replblock.state.handshake import RR_CONFLICT, STEPS
-from replblock.state.names import Conn, Role
+from replblock.state.names import Conn, Disk, Role
 from replblock.state.policies import Decision
 from replblock.state.safety import DIRECTIONS, SAFETY_RULES
 from replblock.state.safety import OUTCOMES as SAFETY_OUTCOMES
@@ -38,7 +38,8 @@ class Named(NamedTuple):
     reaches: the rules it reaches, on one node or the other; the first decision by one of them is judged.
     events: "KIND NODE ARGUMENT @WAIT_MS, …"; {k} stands for the number of the try.
     end: "a" or "b": that node was the source, and its data is what both have now; "one": either was;
-         "Connected": nothing was copied; "StandAlone": both parted, nobody's data changed; "StandAlone a": only a did.
+         "Connected": nothing was copied; "StandAlone": both parted, nobody's data changed; "StandAlone a": only a did;
+         "undone a": a has no disk again, it is Connected still, and nobody's data changed.
     texts: what each parted node tells its operator, in part.
     tries: the history is played for k = 0, 1, … until it reaches the rules: the right moment is a matter of a packet.
     prepared: why no history leads there: then both disks begin with these generations and flags, not connected.
@@ -221,6 +222,15 @@ class Teller(Player):
                 here = a if seen.node == "a" else b
                 assert bytes(here.platter.content) == seen.content, f"{seen.node}: its data changed"
                 assert bytes(here.peer.platter.content) == seen.peers_content, f"{here.peer.name}: its data changed"
+            return
+        if end.startswith("undone"):
+            node = a if end.endswith("a") else b
+            text = node.resource.reasons[-1]["text"]
+            assert seen.decision.refused and self.named.texts[node is b] in text, f"{node.name} says: {text}"
+            assert node.state.disk == node.peer.state.pdsk == Disk.DISKLESS and node.state.pdsk == Disk.UP_TO_DATE
+            assert all(n.state.conn == Conn.CONNECTED for n in (a, b))
+            here = a if seen.node == "a" else b
+            assert (bytes(here.platter.content), bytes(here.peer.platter.content)) == seen[3:]
             return
         assert not seen.decision.refused, seen
         if end == "Connected":

@@ -34,6 +34,8 @@ FLUSH_FAILED = (
     "disconnect a, disconnect b, attach b"
 )
 """a Primary's flush fails when the peer has left: what was answered last is on the peer's disk, if anywhere."""
+SERVED = "cut a, write a 1+3, secondary a, detach a, heal a @5000, primary a, write a 9, attach a"
+"""a's users work on the peer's data when a's own disk comes back: it was alone, and changed more."""
 
 SAFETY = (
     Named(("contradictory-generations",), "heal a", "StandAlone", IDLE, SPLIT, prepared=NO_HISTORY, disks=CROSSED),
@@ -59,6 +61,8 @@ SAFETY = (
           LOSES, SPLIT),
     Named(("stale-side-never-source",), f"{OUTDATED}, connect a", "StandAlone", {}, ("invalidate", "invalidate")),
     Named(("stale-side-gives-up",), f"{OUTDATED}, discard a", "b"),
+    Named(("served-data-stays",), SERVED, "undone a",
+          {"after_sb_0pri": "discard-least-changes", "after_sb_1pri": "violently-as0p"}, ("replctl secondary", "")),
     Named(("left-over-from-me-peer-stale", "left-over-from-peer-i-am-stale", "bits-left"), HALF_TOLD, "b", tries=20),
     Named(("outdated-with-bits-left",), HALF_TOLD, "StandAlone", OLD_PEER, ("invalidate", "invalidate"), tries=20),
     Named(("left-over-from-me-primary", "left-over-from-peer-primary"), "write a 1 @{k}, forget a @8000", "a",

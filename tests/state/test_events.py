@@ -85,6 +85,21 @@ def test_real_peer_disk():
     assert real_peer_disk(OUT, peer.UUIDS_INCONSISTENT) == OUT
 
 
+def test_when_a_disk_comes_under_the_users_of_a_primary():
+    """Both ends see it alike, whatever the peer's own decision made of its disk; a new connection is another matter."""
+    primary = GOOD._replace(role=P, disk=Disk.NEGOTIATING)
+    target = GOOD._replace(disk=OUT, conn=Conn.WF_BITMAP_T)
+    for report in (GOOD, target):
+        assert peer.comes_under_users(primary, report, report.disk)
+        assert not peer.comes_under_users(primary._replace(role=S), report, report.disk)
+        assert not peer.comes_under_users(primary._replace(conn=Conn.WF_REPORT_PARAMS), report, report.disk)
+    assert not peer.comes_under_users(primary._replace(pdsk=OUT), GOOD._replace(disk=OUT), OUT), "frozen, not served"
+    assert peer.comes_under_users(GOOD, primary, CON)
+    assert not peer.comes_under_users(GOOD._replace(disk=CON), primary, CON)
+    assert not peer.comes_under_users(GOOD, primary._replace(role=S), CON)
+    assert not peer.comes_under_users(GOOD, primary._replace(disk=UP), UP)
+
+
 def over(own, report, handshake=None, rules=None, **kw):
     reaction = peer_state(own, report, uuid_flags=0)
     return take_over(own, report, reaction, rules or Rules(), handshake, **kw)

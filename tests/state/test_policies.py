@@ -38,7 +38,7 @@ class Both:
     """One situation, seen from each of its two ends."""
 
     def __init__(self, pair, crashes, roles, disks, bits, discards=(False, False), policies=None, rc=False,
-                 obeys=False, demotable=(True, True), went_on=None, lost=(False, False)):
+                 obeys=False, demotable=(True, True), went_on=None, lost=(False, False), attaches=None):
         policies = policies or Policies()
         went_on = went_on or tuple(bool(g.bitmap & 1) for g in pair)    # any two flags will do
         sides = [Side(g, c, r) for g, c, r in zip(pair, crashes, roles)]
@@ -47,7 +47,10 @@ class Both:
             j = 1 - i
             tie = rc if i == 0 else not rc
             return Handshake(
-                compare(sides[i], sides[j], resolve_conflicts=tie), roles[i], roles[j], disks[i], disks[j],
+                compare(sides[i], sides[j], resolve_conflicts=tie), roles[i], roles[j],
+                Disk.NEGOTIATING if attaches == i else disks[i], disks[j],
+                my_disk_from_metadata=disks[i],
+                under_users=attaches is not None and roles[attaches] == P and disks[1 - attaches] == Disk.UP_TO_DATE,
                 my_bits=bits[i], peer_bits=bits[j], discard_mine=discards[i], discard_peers=discards[j],
                 policies=policies if i == 0 else policies.mirrored(), resolve_conflicts=tie,
                 can_demote=demotable[i], peer_obeys_safety=obeys,
@@ -116,8 +119,8 @@ def test_all_situations_with_default_policies():
             check_invariants(h, d)
             assert (d.drbd_result, d.drbd_conn == Conn.DISCONNECTING) == second_coding(h)
             seen.update(d.rules)
-    assert {r.name for r in RULES.values() if r.table in ("safety", "left-over-bits")} - seen \
-        <= {"bits-left", "redirected-primary", "order-against-policy", *LOST, *WENT_ON}, "every safety rule was reached"
+    elsewhere = {"bits-left", "redirected-primary", "order-against-policy", "served-data-stays", *LOST, *WENT_ON}
+    assert {r.name for r in RULES.values() if r.table in ("safety", "left-over-bits")} - seen <= elsewhere
 
 
 WENT_ON = {"went-on-in-the-same-generation", "who-went-on-is-the-source", "who-went-on-gives-way"}
@@ -163,6 +166,28 @@ def test_no_target_that_went_on_in_the_same_generation():
                 assert d.conn != Conn.CONNECTED
                 assert d.conn != Conn.WF_BITMAP_T or h.discard_mine
     assert seen >= WENT_ON
+
+
+def test_what_a_primarys_users_work_on_is_not_replaced_under_them():
+    """Whatever generations and policies say of the disk that comes: mirror images, and no source under a Primary."""
+    rng = random.Random(85)
+    seen = 0
+    for _ in range(30000):
+        policies = Policies(*rng.choices(list(splitbrain.POLICY_NUMBERS), k=3), rng.random() < 0.5,
+                            rng.choice(("disconnect", "call-pri-lost", "violently")))
+        args = (rng.choice(PAIRS), rng.choice(CRASHES), rng.choices((S, P), k=2), rng.choices(DISKS, k=2),
+                rng.choices((0, 3, 5), k=2), (False, False), policies, rng.random() < 0.5, rng.random() < 0.5)
+        late = rng.randrange(2)
+        b, fresh = Both(*args, attaches=late), Both(*args)
+        check_symmetry(b)
+        for h, d in zip(b.views, b.decisions):
+            check_invariants(h, d)
+            source = late if (d.conn == Conn.WF_BITMAP_S) == (h is b.views[late]) else 1 - late
+            if d.conn in (Conn.WF_BITMAP_S, Conn.WF_BITMAP_T) and source == late:
+                assert args[2][late] == S or args[3][1 - late] != Disk.UP_TO_DATE
+            seen += d.rule == "served-data-stays"
+        assert "served-data-stays" not in {rule for d in fresh.decisions for rule in d.rules}
+    assert seen > 100
 
 
 def second_coding(h: Handshake) -> tuple[int, bool]:
