@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from replblock.core.metastore import MetaStore
 from replblock.meta.superblock import Flag
 from replblock.state.attach import clears_crashed_primary, metadata_flags
-from replblock.state.losses import BESIDE_ITS_USER, POSTPONED, mints_new_uuid, settle_pending
+from replblock.state.losses import BESIDE_ITS_USER, DETACHED_AHEAD, POSTPONED, mints_new_uuid, settle_pending
 from replblock.state.names import Conn, Disk, Role
 from replblock.state.packed import State
 
@@ -111,7 +111,7 @@ class Aftermath:
         meta = self._r.meta
         assert meta is not None
         mint = meta.uuids.new_current
-        if why == BESIDE_ITS_USER and meta.uuids.bitmap:
+        if why in (BESIDE_ITS_USER, DETACHED_AHEAD) and meta.uuids.bitmap:
             mint = meta.uuids.moved_on_again
         uuids = mint(self._r.host.random64(), self._r.state.role == Role.PRIMARY)
         meta.put_flags(0 if self._r.state.conn < Conn.CONNECTED else int(meta.flags), Flag.PEERS_LAST_COPY)

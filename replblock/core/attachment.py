@@ -16,7 +16,7 @@ from replblock.meta.geometry import Geometry
 from replblock.meta.superblock import Flag, Superblock
 from replblock.state.attach import attach as attach_verdict
 from replblock.state.generations import plain
-from replblock.state.losses import io_error
+from replblock.state.losses import DETACHED_AHEAD, io_error
 from replblock.state.names import Conn, Disk, Role
 from replblock.state.peer import lost_data_refusal
 
@@ -237,6 +237,9 @@ class Attachment:
                 self._drop()
             done()
 
+        if self._peer_lags_unnamed():
+            r.mint_postponed = False
+            r.aftermath.force_new_generation(DETACHED_AHEAD)
         # from here on nothing new goes to this disk; the peer has everything that comes later
         r.change("detaching", forced=True, disk=Disk.FAILED)
         if r.state.conn >= Conn.CONNECTED:

@@ -53,6 +53,8 @@ def _promoted(old: State, new: State) -> bool:
 
 
 BESIDE_ITS_USER = "promoted-beside-its-user"
+DETACHED_AHEAD = "detached-ahead-of-the-peer"
+"""A Primary detaches what it has answered and the peer may lack, before a generation told so: now one does."""
 
 MINT_RULES: tuple[MintRule, ...] = (
     MintRule("promotion-forced", lambda old, new, bitmap, forced, unsure, used: forced and _promoted(old, new), False,
