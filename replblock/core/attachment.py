@@ -36,7 +36,7 @@ class Attachment:
         self.activity: ActivityLog | None = None
         self._left: MetaStore | None = None
         self._untold: tuple[frozenset[int], int, int] | None = None
-        """What a disk's metadata must tell since a flush failed, and may not: generations it goes by; flags, mask."""
+        """What a failed disk's metadata must tell, and may not: the generations it is known by; flags, mask."""
         self.crashed_primary = False
         self.was_degraded = False
         """PRIMARY_IND without CONNECTED_IND at the last attach: degr-wfc-timeout applies."""
@@ -48,9 +48,7 @@ class Attachment:
     ) -> None:
         """Use this disk. `done("")` when it is in use, `done(sentence)` when it cannot be."""
         r = self._r
-        if not r.disk_idle:
-            r.when_disk_idle(lambda: self.attach(disk, geometry, superblock, done))  # calls to the old disk end first
-            return
+        assert r.disk_idle, "calls to the old disk, and to its metadata, end first"
         problem = self._sizes(disk, geometry, superblock) or self._other_data(superblock.uuid_current)
         if problem:
             done(problem)
@@ -224,7 +222,7 @@ class Attachment:
             elif errno:
                 text = f"{r.settings.disk_path}: {os.strerror(errno)} while flushing before detach: detached as it is"
                 r.why("error", "flush-failed-at-detach", text)
-                self._note_failed_flush(False)
+                self._note_lost_writes(False)
                 self._drop()
                 done()
             else:
@@ -265,8 +263,8 @@ class Attachment:
             start()
         r.primary.go()
 
-    def _note_failed_flush(self, target_finished: bool) -> None:
-        """What was written here last may be missing on this disk, though its generations will not say so.
+    def _note_lost_writes(self, target_finished: bool) -> None:
+        """A write or a flush failed: this disk lacks what was written here last, and its generations do not say so.
 
         If the peer has everything, this is no version of the data any more. Else, as long as the peer has not moved on
         (then it got all that was sent), nobody knows who lacks what: the flag makes that a split brain.
@@ -275,9 +273,8 @@ class Attachment:
         meta, state = r.meta, r.state
         if meta is None or state.conn < Conn.CONNECTED:
             return
-        flags, mask = 0, 0
         if self._peer_has_everything(target_finished):
-            mask = Flag.CONSISTENT | Flag.WAS_UP_TO_DATE
+            flags, mask = Flag(0), Flag.CONSISTENT | Flag.WAS_UP_TO_DATE
             text = "what was written here last may be missing: the disk is Inconsistent when it comes back"
             r.why("warning", "unflushed-disk-is-inconsistent", text)
         elif state.role == Role.PRIMARY:
@@ -285,13 +282,15 @@ class Attachment:
             text = "what was written here last may be missing, and it is not certain that the peer has it: the peer is "
             text += "not overwritten from this disk unless it is told to give up its data"
             r.why("warning", "unflushed-disk-lost-writes", text)
+        else:
+            return
         meta.put_flags(flags, mask)
         # what only the peer has is not acknowledged before: who dies meanwhile would come back as a crashed Primary
         r.aftermath.freeze_until_saved("disk-failed", for_good=False)
         self._untold = frozenset(map(plain, meta.uuids[:2])), int(flags), int(mask)
 
     def _told(self, superblock: Superblock) -> Superblock:
-        """Whether the metadata could still be written when the flush failed is not known: it is told again."""
+        """Whether the metadata could still be written when the data failed is not known: it is told again."""
         if self._untold is None or plain(superblock.uuid_current) not in self._untold[0]:
             return superblock
         _, flags, mask = self._untold
@@ -356,7 +355,7 @@ class Attachment:
             r.aftermath.freeze_until_saved("disk-failed", for_good=False)
             return
         if what.startswith("flushing") or (what.startswith("writing") and not for_good):
-            self._note_failed_flush(target_finished)
+            self._note_lost_writes(target_finished)
         self.lost_unflushed = r.state.role == Role.PRIMARY
         if self._peer_lags_unnamed():
             r.exposed_uuid = plain(r.host.random64())

@@ -34,7 +34,7 @@ class Flag(IntFlag):
     AL_CLEAN = 0x080          # activity log applied
     AL_DISABLED = 0x100       # al-updates no: the log says nothing
     WENT_ON_ALONE = 1 << 24   # ours: written to without the peer since the bitmap's generation began
-    LOST_WRITES = 1 << 25     # ours: a flush failed under a Primary; what the peer has of it may be missing here
+    LOST_WRITES = 1 << 25     # ours: a write or flush failed under a Primary; the peer may have what is missing here
     PEERS_LAST_COPY = 1 << 26  # ours: when last connected, a Primary without a good disk of its own worked on this one
 
     def without(self, others: int) -> Flag:

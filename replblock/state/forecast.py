@@ -38,7 +38,7 @@ class Party(NamedTuple):
     discard: bool = False           # told to connect with --discard-my-data
     in_use: bool = False
     went_on: bool = False           # written to alone since the bitmap's generation began
-    lost: bool = False              # a flush failed under a Primary
+    lost: bool = False              # a write or flush failed under a Primary
 
 
 class Terms(NamedTuple):

@@ -35,8 +35,8 @@ class Handshake(NamedTuple):
     my_disk is the state's; while it is NEGOTIATING, my_disk_from_metadata says what the attach would make of it.
     peer_disk: never NEGOTIATING (see peer.real_peer_disk). Bits: counts as sent and received in P_UUIDS;
     my_bits_now: at this moment, where it may have grown. peer_obeys_safety: the peer runs these very rules.
-    …_went_on: written to alone since the bitmap's generation began; …_lost: a flush failed there under a Primary, and
-    the other node may have what is missing. The peer's are known between nodes that obey the safety rules.
+    …_went_on: written to alone since the bitmap's generation began; …_lost: a write or flush failed there under a
+    Primary, and the other node may have what is missing. Known between nodes that obey the safety rules.
     under_users: see peer.comes_under_users; the disk is ours if it is NEGOTIATING, else the peer's.
     """
 

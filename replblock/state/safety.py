@@ -118,7 +118,7 @@ def _resolve_went_on(h: Handshake, c: Course) -> Course:
 
 
 def _source_lost_writes(h: Handshake, c: Course) -> bool:
-    """A source on whose disk a flush failed, when nobody knew whether the peer had everything.
+    """A source on whose disk a write or flush failed, when nobody knew whether the peer had everything.
 
     What it acknowledged may be on the target only. Where the target moved on from the source's data it is no target.
     """
@@ -225,8 +225,8 @@ SAFETY_RULES: tuple[SafetyRule, ...] = (
                "Both hold the same generation, and the node that would be overwritten wrote on alone while its bitmap "
                "was in use, which begins no new one: it is the source; if both did, it is a split brain."),
     SafetyRule("source-lost-writes", _source_lost_writes, _resolve_lost_writes,
-               "By the generations the source is a node on whose disk a flush failed while it was Primary: the other "
-               "one may have what is missing there. Treated as split brain; nothing is discarded."),
+               "By the generations the source is a node on whose disk a write or flush failed under a Primary: the "
+               "other one may have what is missing there. Treated as split brain; nothing is discarded."),
     SafetyRule("order-against-policy", lambda h, c: "loser-stays-primary" in c.rules and c.solved,
                lambda h, c: c.refuse("order-against-policy", "split-brain"),
                "By policy this Primary loses but cannot give up its role; --discard-my-data would turn it into the "
@@ -258,9 +258,9 @@ OUTCOMES: dict[str, str] = {
     "who-went-on-is-the-source": "Same generation, but only one node wrote on alone in it: it is the source.",
     "who-went-on-gives-way": "A node wrote on alone in the generation that both hold, and one was told to connect with "
                              "--discard-my-data: that one is the target.",
-    "target-gives-up-what-source-lost": "A flush had failed on the source, and the other node was told to connect "
+    "target-gives-up-what-source-lost": "A write or flush had failed on the source; the other node was told to connect "
                                         "with --discard-my-data: what only that one has is discarded.",
-    "who-lost-writes-gives-way": "A flush had failed on a disk that would be the source, and one node was told to "
+    "who-lost-writes-gives-way": "A write or flush had failed on a disk that would be the source; one node was told to "
                                  "connect with --discard-my-data: it gets everything from the other.",
     "stale-side-gives-up": "The stale side was told to connect with --discard-my-data: it becomes the target.",
     "outdated-with-bits-left": "Same generation, but one side is Outdated and blocks are still marked; this peer "
