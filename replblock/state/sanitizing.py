@@ -111,8 +111,10 @@ def _end_negotiation(old: State, new: State, rules: Rules) -> State:
 def _agree_on_up_to_date(old: State, new: State, rules: Rules) -> State:
     if not Conn.CONNECTED <= new.conn < Conn.AHEAD:
         return new
+    lacks = new.conn == Conn.CONNECTED and new.pdsk < Disk.INCONSISTENT and not rules.data_is_what_we_exposed
+    settled = Disk.INCONSISTENT if lacks else Disk.UP_TO_DATE
     return new._replace(
-        disk=Disk.UP_TO_DATE if new.disk in _DOUBTFUL else new.disk,
+        disk=settled if new.disk in _DOUBTFUL else new.disk,
         pdsk=Disk.UP_TO_DATE if new.pdsk in _DOUBTFUL else new.pdsk,
     )
 
@@ -170,7 +172,8 @@ ADJUSTMENTS: tuple[Adjustment, ...] = (
                "A volume without disk, network and role waits for no other resync."),
     Adjustment("connected-disks-agree", _agree_on_up_to_date,
                "Once connected, Consistent and Outdated have been settled by the handshake; what remains is UpToDate "
-               "unless the resync says otherwise."),
+               "unless the resync says otherwise. But where the peer has no disk nothing was settled: a Primary that "
+               "knows that its disk lacks what its users were told is written counts it as Inconsistent."),
     Adjustment("disks-fit-the-connection", _clip_disks,
                "Each connection state bounds both disks: a SyncTarget is Inconsistent, its source UpToDate."),
     Adjustment("freeze-until-fenced", _freeze_for_fencing,

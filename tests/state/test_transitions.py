@@ -163,6 +163,14 @@ def test_resync_aborts_without_a_disk():
     assert sanitize(old, old._replace(pdsk=Disk.DISKLESS), Rules()).conn == Conn.CONNECTED
 
 
+@pytest.mark.parametrize(("exposed", "disk"), [(True, Disk.UP_TO_DATE), (False, Disk.INCONSISTENT)])
+def test_a_peer_without_a_disk_settles_nothing(exposed: bool, disk: Disk):
+    """A Primary whose disk lacks what its users were told is written does not call it UpToDate then."""
+    old = st(ALONE, role=P, disk=Disk.OUTDATED)
+    found = old._replace(conn=Conn.CONNECTED, peer=S, pdsk=Disk.DISKLESS)
+    assert sanitize(old, found, Rules(data_is_what_we_exposed=exposed)).disk == disk
+
+
 def test_negotiation_cut_short():
     old = st(disk=Disk.NEGOTIATING)
     cut = old._replace(conn=Conn.NETWORK_FAILURE)
