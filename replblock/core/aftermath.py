@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 from replblock.core.metastore import MetaStore
 from replblock.meta.superblock import Flag
 from replblock.state.attach import clears_crashed_primary, metadata_flags
-from replblock.state.losses import BESIDE_ITS_USER, DETACHED_AHEAD, POSTPONED, mints_new_uuid, settle_pending
+from replblock.state.losses import (
+    BESIDE_ITS_USER,
+    DETACHED_AHEAD,
+    POSTPONED,
+    mints_new_uuid,
+    serves_diskless,
+    settle_pending,
+)
 from replblock.state.names import Conn, Disk, Role
 from replblock.state.packed import State
 
@@ -88,7 +95,7 @@ class Aftermath:
         self.freeze_until_saved("moved-on-alone")
 
     def freeze_until_saved(self, why: str, *, for_good: bool = True) -> None:
-        """Save the superblock; nothing is acknowledged before it is durable.
+        """Save the superblock; nothing is acknowledged before it is durable, to a diskless Primary neither.
 
         Not `for_good`: the peer has what is held back, too, and if it cannot be saved it is acknowledged all the same.
         """
@@ -105,6 +112,8 @@ class Aftermath:
             self._r.primary.thaw(reason)
 
         meta.save(durable)
+        if self._r.secondary.link is not None and serves_diskless(self._r.state):
+            self._r.secondary.hold_until(lambda go_on: meta.save(lambda error: go_on()))
 
     def force_new_generation(self, why: str) -> None:
         """Mint a new current UUID in any case."""

@@ -65,9 +65,6 @@ class Roles:
         self._attempt = (attempt, reply)
         wanted = self._wanted(attempt)
         if r.handshake.undecided:
-            if attempt.flushed:
-                r.handshake.when_over(lambda: self._try(attempt, reply))  # it began during the flush
-                return
             self._refused(Code.IN_TRANSIENT_STATE, "handshake-under-way")
             return
         refusal = r.would(**wanted)

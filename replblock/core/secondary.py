@@ -61,8 +61,8 @@ class SecondaryPath:
         self._link: Link | None = None
         self._acks: list[bytes] = []
         self._held: list[tuple[int, int, memoryview]] = []
-        self.holding = False
-        """A barrier waits for its flush: packets of the data connection wait behind it."""
+        self._holds = 0
+        """What the data connection waits for: a barrier for its flush, a new generation for the metadata."""
         self._epoch_size = 0
         self._epoch_meta: MetaStore | None = None
         """The disk that took the writes of this epoch."""
@@ -113,9 +113,14 @@ class SecondaryPath:
         self._held.clear()
         self._room = None
         self.reads.reset()
-        self.holding = False
+        self._holds = 0
 
     # --- holding back ---
+
+    @property
+    def holding(self) -> bool:
+        """Packets of the data connection wait."""
+        return self._holds > 0
 
     def hold(self, packets: Sequence[tuple[int, int, memoryview]]) -> None:
         """These came after a barrier that is not on disk yet."""
@@ -125,13 +130,15 @@ class SecondaryPath:
         """Hold the data connection until `begin(go_on)` calls go_on."""
         link = self._link
         assert link is not None
-        self.holding = True
+        self._holds += 1
         self._host.hold(link.data, True)
 
         def go_on() -> None:
             if self._link is not link:
                 return
-            self.holding = False
+            self._holds -= 1
+            if self._holds:
+                return
             self._host.hold(link.data, False)
             held, self._held = self._held, []
             if held:

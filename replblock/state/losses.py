@@ -43,7 +43,7 @@ def _back_alone(old: State, new: State, bitmap_uuid: int) -> bool:
     return back and bitmap_uuid == 0 and peer_has_none
 
 
-def _serves_diskless(state: State) -> bool:
+def serves_diskless(state: State) -> bool:
     """Does a diskless Primary work on this disk alone?"""
     return state.peer == Role.PRIMARY and state.pdsk < Disk.INCONSISTENT and state.disk >= Disk.UP_TO_DATE
 
@@ -79,8 +79,8 @@ MINT_RULES: tuple[MintRule, ...] = (
              "A diskless Primary has its disk back while the peer's is out of reach: the peer's data may have got a "
              "generation of its own meanwhile, and what is written now, the peer will not have."),
     MintRule("diskless-peer-promoted",
-             lambda old, new, bitmap, forced, unsure, used: bitmap == 0 and _serves_diskless(new)
-             and not _serves_diskless(old), False,
+             lambda old, new, bitmap, forced, unsure, used: bitmap == 0 and serves_diskless(new)
+             and not serves_diskless(old), False,
              "A diskless peer became Primary on this disk, or this disk came to a diskless Primary: the peer's own "
              "disk will not have what it writes."),
     MintRule("source-failed-at-the-end",

@@ -72,6 +72,9 @@ REMEDIES: tuple[RemedyRule, ...] = (
     RemedyRule("peer-may-be-dead", lambda code, a: code == Code.TWO_PRIMARIES and not a.waited,
                Remedy.WAIT_PING_TIMEOUT,
                "The peer is Primary, but perhaps dead and not noticed yet: wait for the next ping."),
+    RemedyRule("peer-came-during-the-flush", lambda code, a: code == Code.IN_TRANSIENT_STATE and a.flushed,
+               Remedy.WAIT_PING_TIMEOUT,
+               "It began without the peer, which came while this disk was flushed: the handshake is over soon."),
     RemedyRule("no-remedy", lambda code, a: True, Remedy.GIVE_UP, "There is no remedy for this refusal."),
 )
 

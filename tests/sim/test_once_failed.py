@@ -385,6 +385,14 @@ FOUND = (
            ("up", "a", None, 15, 1653314318), ("write", "a", (8064, 1, True), 5),
            ("write", "b", (16509, 3, False), 5), ("fail", "b", "flush", 2, 3259568885),
            ("primary", "b"), ("wait", "a", None, 700, 1196901968))),
+    Found("acknowledged-before-its-generation",
+          "a diskless Primary's write was acknowledged before the generation that its peer began for it was durable: "
+          "both killed, nothing told that the disks differ",
+          {"blocks": 16, "delay_ms": 1, "slow_share": 0.0},
+          (("secondary", "a", None, 60), ("primary", "b", None, 60), ("write", "b", (0, 8, False), 60),
+           ("secondary", "b", None, 60), ("primary", "a", None, 60), ("slow", "b", 300), ("slow", "a", 1),
+           ("detach", "a", None, 30, 58), ("write", "a", (8, 8, False), 20, 407), ("kill", "a"),
+           ("kill", "b", None, 0, 58))),
 )  # fmt: skip
 
 
