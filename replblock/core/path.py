@@ -75,6 +75,7 @@ class PathState:
         self._reads: dict[bytes, Request] = {}
         self._unsent: list[Request] = []
         self._again: list[Again] = []
+        self._brought_forward = False
         self._resending = False
         self._starting: Request | None = None
         self._not_before_ms = 0

@@ -13,6 +13,7 @@ from bisect import insort
 from operator import attrgetter
 
 from replblock.core.epochs import Epoch
+from replblock.core.host import Buffer
 from replblock.core.path import (
     AGAIN,
     LOCAL,
@@ -23,7 +24,7 @@ from replblock.core.path import (
     Again,
     PathState,
 )  # fmt: skip
-from replblock.core.requests import Op, Request
+from replblock.core.requests import MAX_REQUEST_BYTES, Op, Request
 from replblock.wire.flags import FEATURE_TRIM, FEATURE_WZEROES
 
 _BY_ORDER = attrgetter("order")
@@ -117,6 +118,7 @@ class Resend(PathState):
         if request is self._starting:
             self._starting = None
         here = None if request._elsewhere else self._r.meta
+        self._brought_forward = False
         insort(self._again, Again(request._order, request, here), key=_BY_ORDER)
         request._waits = request._waits & LOCAL | AGAIN
         epoch, request._epoch = request._epoch, None
@@ -171,6 +173,7 @@ class Resend(PathState):
         again._elsewhere = request._elsewhere
         # written here once more it would overwrite newer writes, which are sent to the peer only
         here = None if request._elsewhere else self._r.meta
+        self._brought_forward = False
         insort(self._again, Again(again._order, again, here), key=_BY_ORDER)
 
     def _nowhere(self, request: Request) -> None:
@@ -197,6 +200,9 @@ class Resend(PathState):
         if wait_ms > 0 and not self._alone_ok:
             self._host.timer("again", wait_ms)
             return
+        if not self._brought_forward:
+            self._bring_forward()
+            self._brought_forward = True
         self._resending = True
         while self._starting is None:  # else it waits for the activity log, or for an older write
             if not self._again:
@@ -204,6 +210,29 @@ class Resend(PathState):
                 self._unpark()
                 return
             self._start_again(self._again.pop(0))
+
+    def _bring_forward(self) -> None:
+        """What was answered last is carried by every older write to the same sectors already.
+
+        The peer took it before it was answered, and may have it still: sent again as they were, the older ones would
+        take it away until it comes again itself, and it would be lost if this node died in between.
+        """
+        newest: dict[int, Buffer] = {}
+        for entry in reversed(self._again):
+            request = entry.request
+            if request.length_bytes > MAX_REQUEST_BYTES:
+                continue  # zeroes, of which there may be a whole device
+            first, count = request.offset_bytes >> 9, request.length_bytes >> 9
+            found = [n for n in range(count) if first + n in newest]
+            if found:
+                data = bytearray(request.data or bytes(request.length_bytes))
+                for n in found:
+                    data[n << 9 : (n + 1) << 9] = newest[first + n]
+                request.data = bytes(data)
+            if is_copy(request) and request.op != Op.TRIM:
+                view = memoryview(request.data or bytes(request.length_bytes))
+                for n in range(count):
+                    newest.setdefault(first + n, view[n << 9 : (n + 1) << 9])
 
     def _give_up(self) -> None:
         """Nobody to send it to: the unanswered are answered; the rest waits, unless this node is Primary no more."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -293,3 +294,24 @@ def test_the_resync_waits_for_what_is_sent_again(ordered: bool) -> None:
     world.settle()
     assert world.read(a, 0, 4096) == ONE
     assert world.same_data()
+
+
+@pytest.mark.parametrize("first", [Op.WRITE, Op.ZERO, Op.TRIM])
+def test_what_is_sent_again_never_takes_the_peer_back(first: Op, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The peer's engine was killed, its page cache has everything: no older write may come to stand there again."""
+    world = diskless(1)
+    disk, seen = world.b.disk, []
+    put = disk.put
+
+    def watched(*args: Any, **kw: Any) -> None:
+        put(*args, **kw)
+        seen.append(bytes(disk.content[4096:8192]))
+
+    world.wait(world.submit(world.a, first, 0, 12288, *([ONE * 3] if first == Op.WRITE else [])))
+    world.write(world.a, 4096, TWO)
+    monkeypatch.setattr(disk, "put", watched)
+    world.kill(world.b)
+    world.up(world.b)
+    world.run_until(lambda: world.a.resource.state.conn == Conn.CONNECTED)
+    world.flush(world.a)
+    assert set(seen) == {TWO} and bytes(disk.durable[4096:8192]) == TWO
