@@ -222,6 +222,7 @@ class Attachment:
             elif errno:
                 text = f"{r.settings.disk_path}: {os.strerror(errno)} while flushing before detach: detached as it is"
                 r.why("error", "flush-failed-at-detach", text)
+                meta.save_bitmap()
                 self._note_lost_writes(False)
                 self._drop()
                 done()
@@ -354,6 +355,7 @@ class Attachment:
         if meaning.disk != Disk.FAILED:
             r.aftermath.freeze_until_saved("disk-failed", for_good=False)
             return
+        r.meta.save_bitmap()  # a write that failed here may be on the peer's disk, and be marked nowhere else
         if what.startswith("flushing") or (what.startswith("writing") and not for_good):
             self._note_lost_writes(target_finished)
         self.lost_unflushed = r.state.role == Role.PRIMARY
