@@ -114,11 +114,16 @@ class ActivityLog:
                 if len(victims) == needed + EVICT_AHEAD:
                     break
         if len(victims) < needed:
-            self._pins.unpin_soon(self._retry)
+            self._pins.unpin_soon(self.go_on)
         else:
             self._evict(victims, list(wanted))
 
-    def _retry(self) -> None:
+    def hold(self) -> None:
+        """No transaction before `go_on`: the log on the disk is still the one of the last engine."""
+        self._busy = True
+
+    def go_on(self) -> None:
+        """It may be written again."""
         self._busy = False
         self.commit()
 

@@ -77,11 +77,11 @@ class Attachment:
         self.was_degraded = verdict.degraded
         r.change("attach", forced=True, disk=Disk.ATTACHING)
         r.disk, r.meta = disk, meta
-        self.activity = ActivityLog(meta, self._slots(geometry), r.primary, r.disk_failed)
-        self.activity.disabled = not r.settings.al_updates
+        self.activity = activity = ActivityLog(meta, self._slots(geometry), r.primary, r.disk_failed)
+        activity.disabled = not r.settings.al_updates
         meta.put_flags(
             (Flag.CRASHED_PRIMARY if verdict.crashed_primary else 0)
-            | (Flag.AL_DISABLED if self.activity.disabled else 0),
+            | (Flag.AL_DISABLED if activity.disabled else 0),
             Flag.CRASHED_PRIMARY | Flag.AL_DISABLED,
         )
         if meta.la_size_sectors != size:
@@ -134,10 +134,12 @@ class Attachment:
                 done(f"{r.settings.disk_path}: {os.strerror(errno)} while flushing what the killed engine had written")
             else:
                 meta.settle(settled)
+                activity.go_on()
 
         if verdict.crashed_primary and r.settings.disk_flushes:
             # an engine that was killed left its writes in the page cache, and no later epoch speaks of them: the first
             # flush of the next Primary, which may be the peer, has to find them durable
+            activity.hold()
             meta.flush(durable)
         else:
             meta.settle(settled)
