@@ -394,8 +394,8 @@ FOUND = (
            ("detach", "a", None, 30, 58), ("write", "a", (8, 8, False), 20, 407), ("kill", "a"),
            ("kill", "b", None, 0, 58))),
     Found("log-made-anew-under-a-write",
-          "an attach flushed what a killed engine had left, and then made the activity log anew, over a transaction that "
-          "covered a write that was answered meanwhile",
+          "an attach flushed what a killed engine had left, and made the activity log anew, over the transaction of a "
+          "write that was answered meanwhile",
           {"batch": 0.05, "blocks": 16, "delay_ms": 1, "slow_ms": 2},
           (("fail", "a", "flush"), ("invalidate_remote", "a"), ("wait", "a", None, 100), ("repair", "a"), ("up", "a"),
            ("write", "a", (97, 2, False), 40), ("write", "b", (120, 8, False)))),
