@@ -212,22 +212,26 @@ class Attachment:
             # the peer is the only copy soon: what it has not flushed yet is in our activity log, which ends here
             r.primary.drain_log(safe_there)
 
+        def told() -> None:
+            # who is answered may end the engine: what this disk lacks, or is, must stand in its metadata
+            r.when_disk_idle(done)
+
         def safe_there() -> None:
             if r.meta is meta:
                 meta.flush(flushed)
             else:
-                done()
+                told()
 
         def flushed(errno: int) -> None:
             if r.meta is not meta:
-                done()
+                told()
             elif errno:
                 text = f"{r.settings.disk_path}: {os.strerror(errno)} while flushing before detach: detached as it is"
                 r.why("error", "flush-failed-at-detach", text)
                 meta.save_bitmap()
                 self._note_lost_writes(False)
                 self._drop()
-                done()
+                told()
             else:
                 r.secondary.flushed_all()
                 meta.put_flags(0, Flag.PRIMARY_IND)

@@ -67,7 +67,9 @@ class Connecting:
 
         def answered(retcode: int | None) -> None:
             if retcode is None or retcode >= Code.SUCCESS:
-                self.go_standalone(**(outdates if retcode is not None else {}))
+                # its answer may have been lost: then it goes on, and takes our disk for outdated
+                agreed = retcode is not None or "disk" in outdates
+                self.go_standalone(**(outdates if agreed else {}))
                 reply(Answer())
             elif outdates or r.state.role == Role.PRIMARY:
                 reply(admin.peer_refused(retcode))
@@ -82,9 +84,10 @@ class Connecting:
     def go_standalone(self, **known: Any) -> None:
         """Without asking; `known`: what the nodes agreed on about a disk."""
         r = self._r
+        known = {field: disk for field, disk in known.items() if disk < getattr(r.state, field)}  # it never lifts one
         if r.links.link is not None:
             r.links.drop(Conn.DISCONNECTING, "disconnect", "", **known)
             return
         r.links.stop()
-        r.change("disconnect", forced=True, conn=Conn.DISCONNECTING)
+        r.change("disconnect", forced=True, conn=Conn.DISCONNECTING, **known)
         r.change("disconnect", forced=True, conn=Conn.STANDALONE)
