@@ -56,4 +56,12 @@ FALSE_ALARMS = (
           {"blocks": 16, "delay_ms": 15, "fencing": "resource-only", "protocol": "A", "rr_conflict": "violently"},
           (("write", "b", (93, 1, False), 8), ("kill", "a"), ("fail", "a", "meta"), ("up", "a"),
            ("wait", "a", None, 300), ("primary", "a", None, 5), ("write", "a", (93, 8, False), 15), ("power", "b"))),
+    Found("flush-failed-without-the-peer",
+          "protocol A: a disk that failed a flush without its peer has lost what a power loss would have taken; it "
+          "holds no prefix (the oracle)",
+          {"batch": 0.3, "blocks": 40, "ping_int_ms": 700, "protocol": "A", "slow_ms": 30, "slow_share": 0.0,
+           "start": "secondary"},
+          (("primary", "b"), ("mend", "a", None, 0, 2175049601), ("write", "b", (41, 8, False), 15, 3068010625),
+           ("write", "a", (40, 8, False)), ("stall", "b", 7000), ("wait", "b", None, 4000), ("down", "a"),
+           ("fail", "a", "flush", 300), ("up", "a", None, 40, 1217721623), ("primary", "a"))),
 )  # fmt: skip

@@ -67,6 +67,9 @@ class Ledger:
         """When it last began to take the peer's disk for UpToDate."""
         self.died = -1
         self.lost_power = -1
+        self.failed_apart = False
+        self.lost_cache = -1
+        """When its disk was opened again after a flush that had failed without the peer (`failed_apart`)."""
         self.failed_connected = -1
         """When its disk failed while it took itself for connected: the peer's copy served alone from then on."""
         self.flush_refused = -1

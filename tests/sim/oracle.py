@@ -37,6 +37,7 @@ class Oracle(Answers):
         # by DRBD's table (rule 40) it is the source all the same, and nobody there knows what the peer has
         crashed = self.last_role.get(node.name) == Role.PRIMARY and state.role != Role.PRIMARY
         ledger.flush_failed, ledger.failed_ms = self.tick(), self.sim.now
+        ledger.failed_apart = state.conn < Conn.CONNECTED
         ledger.alone_at_failure = (state.role == Role.PRIMARY or crashed) and state.conn < Conn.CONNECTED
 
     def cache_dropped(self, node: Node) -> None:
@@ -45,6 +46,8 @@ class Oracle(Answers):
         gone = {m for m in ledger.acked if node.name in m.unsure and node.name not in m.durable}
         ledger.acked -= gone
         (ledger.forgiven if ledger.alone_at_failure else ledger.dropped).update(gone)
+        if ledger.failed_apart:
+            ledger.lost_cache = self.tick()  # nobody was there to take over from: it comes back as after a power loss
         self.check(node, "after its cache was dropped")
 
     def dies(self, node: Node, power: bool, was_on: bool) -> None:
@@ -215,10 +218,10 @@ class Oracle(Answers):
             found = node.platter.stamps((sector,))[0]
             theirs = [m for m in marks if found and m.number == found and m.weak and m.node == peer]
             newest = max([newest, *(m.submitted for m in theirs)])
-        lost = ledger.dropped | ledger.forgiven
+        lost, lost_cache = ledger.dropped | ledger.forgiven, max(ledger.lost_power, ledger.lost_cache)
         for mark in {m for marks in ledger.at.values() for m in marks}:
             if mark.weak and mark.node == peer and mark.acked is not None and since < mark.acked < newest:
-                if mark.acked > ledger.lost_power and mark not in lost and not self.holds(node, mark):
+                if mark.acked > lost_cache and mark not in lost and not self.holds(node, mark):
                     self.fail(1, f"protocol A: {node.name} was promoted without {mark}, but with later ones")
 
     def _lost_by(self, target: Node, twice: bool = False) -> set[Mark]:
