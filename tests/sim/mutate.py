@@ -3,8 +3,8 @@
 
     python -m tests.sim.mutate [--first SEED] [--limit SEEDS] [--jobs N] [NAME …]
 
-Each mutation runs in a process of its own, on a copy of the package in which one line is different. Exit code 1 if one
-survives.
+Each mutation runs in a process of its own, on a copy of the package in which one line is different. A seed that fails
+with the unchanged package, too, does not count. Exit code 1 if a mutation survives.
 """
 
 from __future__ import annotations
@@ -50,31 +50,41 @@ def apply(mutation: Mutation, directory: Path) -> None:
 
 
 def try_one(mutation: Mutation, first: int, limit: int) -> Result:
-    """Fresh seeds until one of them notices."""
+    """Fresh seeds until one of them notices what is broken, and not what is wrong with the product as it is."""
+    begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="mutant-") as name:
         apply(mutation, Path(name))
-        # -P: the mutated copy must be found before the checkout
-        command = [sys.executable, "-P", "-m", "tests.sim.mutate", "--worker", str(first), str(limit)]
-        environment = {**os.environ, "PYTHONPATH": f"{name}:{ROOT}", "PYTHONDONTWRITEBYTECODE": "1"}
-        begun = time.monotonic()
-        done = subprocess.run(
-            command, cwd=name, env=environment, capture_output=True, text=True, timeout=WORKER_PATIENCE_S, check=False
-        )
-        seconds = time.monotonic() - begun
+        tried = 0
+        while tried < limit:
+            seeds, caught, how = run(name, first + tried, limit - tried)
+            tried += seeds
+            if caught and not run(str(ROOT), first + tried - 1, 1)[1]:
+                return Result(mutation, tried, True, how, time.monotonic() - begun)
+    return Result(mutation, tried, False, "", time.monotonic() - begun)
+
+
+def run(tree: str, first: int, limit: int) -> tuple[int, bool, str]:
+    """A worker with the package of `tree`: the seeds it played, whether the last one failed, and how."""
+    # -P: a mutated copy must be found before the checkout
+    command = [sys.executable, "-P", "-m", "tests.sim.mutate", "--worker", tree, str(first), str(limit)]
+    environment = {**os.environ, "PYTHONPATH": f"{tree}:{ROOT}", "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        command, cwd=tree, env=environment, capture_output=True, text=True, timeout=WORKER_PATIENCE_S, check=False
+    )
     lines = done.stdout.splitlines()
     if done.returncode or not lines:
-        raise RuntimeError(f"{mutation.name}: the worker ended with {done.returncode}: {done.stderr[-2000:]}")
+        raise RuntimeError(f"the worker in {tree} ended with {done.returncode}: {done.stderr[-2000:]}")
     seeds, caught, how = lines[-1].split("\t", 2)
-    return Result(mutation, int(seeds), caught == "caught", how, seconds)
+    return int(seeds), caught == "caught", how
 
 
-def worker(first: int, limit: int) -> None:
-    """In the process with the mutated package."""
+def worker(tree: str, first: int, limit: int) -> None:
+    """In the process with the package of `tree`."""
     import replblock
     from tests.sim.history import long_history
     from tests.sim.shrink import play
 
-    assert Path(replblock.__file__).resolve().parent.parent != ROOT, "this is not the mutated copy"
+    assert Path(replblock.__file__).resolve().parent.parent == Path(tree).resolve(), f"not the package of {tree}"
     for number in range(limit):
         failure = play(long_history(first + number))
         if failure is not None:
@@ -92,7 +102,7 @@ def results(mutations: list[Mutation], first: int, limit: int, jobs: int) -> Ite
 def main() -> int:
     """Try them all, print a table and the median."""
     if sys.argv[1:2] == ["--worker"]:
-        worker(int(sys.argv[2]), int(sys.argv[3]))
+        worker(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
         return 0
     parser = argparse.ArgumentParser(prog="python -m tests.sim.mutate", description=__doc__)
     parser.add_argument("names", nargs="*", help="only these mutations")
