@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # replblock: make test, make demo. Everything else: make help.
-.PHONY: help setup test unit kernel-test lint demo bench fuzz torture sim mutants deb clean distclean
+.PHONY: help setup test unit kernel-test cluster-test lint demo bench fuzz torture sim mutants deb clean distclean
 
 PYTEST_ARGS ?=
 JOBS ?= 2
@@ -12,6 +12,7 @@ help:
 	@echo 'make test    lint, types and all tests'
 	@echo 'make unit    the tests alone; PYTEST_ARGS="tests/wire -k barrier" picks some'
 	@echo 'make kernel-test  two guests with kernels of their own; what they need: docs/kernel-tests.md'
+	@echo 'make cluster-test  the model deployment under Heartbeat, in two guests: docs/case.md'
 	@echo 'make bench   side by side with nbdkit and qemu-storage-daemon; BENCH_ARGS=--quick'
 	@echo 'make torture real faults on real processes, every acknowledgement accounted for; MINUTES=60 SEED=4711'
 	@echo 'make fuzz    fuzzing guided by coverage: TARGET=conf RUNS=1000000 SECONDS=600; docs/fuzzing.md'
@@ -35,6 +36,10 @@ test: lint unit
 
 kernel-test: setup
 	REPLBLOCK_KERNEL_TESTS=all .venv/bin/python -m pytest --durations=0 --durations-min=1 tests/kernel $(PYTEST_ARGS)
+
+cluster-test: setup
+	REPLBLOCK_KERNEL_TESTS=all .venv/bin/python -m pytest -s --durations=0 --durations-min=1 \
+	    tests/kernel/test_heartbeat.py $(PYTEST_ARGS)
 
 demo: setup
 	.venv/bin/replctl demo

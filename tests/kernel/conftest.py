@@ -13,7 +13,8 @@ import pytest
 
 from tests.kernel.kernels import NoGuest
 from tests.kernel.network import NetworkError
-from tests.kernel.pair import Pair, two_machines
+from tests.kernel.pair import Pair, two_guests, two_machines
+from tests.kernel.shop import Node, Shop
 
 ALL = os.environ.get("REPLBLOCK_KERNEL_TESTS") == "all"
 PAIRS: pytest.StashKey[list[Pair]] = pytest.StashKey()
@@ -38,6 +39,24 @@ def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
         pytest.skip(str(reason))
     try:
         yield pair
+    finally:
+        made.__exit__(None, None, None)
+
+
+@pytest.fixture
+def supermarket(request: pytest.FixtureRequest) -> Iterator[Shop]:
+    """The two machines of the model deployment, with ext3 on the device and everything down."""
+    made = two_guests(memory_mib=384)
+    try:
+        guests = made.__enter__()
+    except (NoGuest, NetworkError) as reason:
+        pytest.skip(str(reason))
+    try:
+        shop = Shop([Node(guest) for guest in guests])
+        request.node.stash.setdefault(PAIRS, []).append(shop)
+        shop.furnish()
+        shop.first_day()
+        yield shop
     finally:
         made.__exit__(None, None, None)
 

@@ -150,10 +150,6 @@ class Pair:
                 length = min(MIB, size - metadata - at)
                 assert mine.read(length) == theirs.read(length), f"the disks differ in the MiB at {at}"
 
-    def clean_up(self) -> None:
-        for machine in self.machines:
-            machine.guest.kill()
-
     def sections(self) -> list[tuple[str, str]]:
         """For the report of a failed test."""
         found = []
@@ -175,10 +171,8 @@ def metadata_bytes(size_bytes: int) -> int:
 
 
 @contextmanager
-def two_machines(
-    remember: Callable[[Pair], None] = lambda pair: None, memory_mib: int = 256, disk_mib: int = 64
-) -> Iterator[Pair]:
-    """Both booted and configured; everything of them is gone afterwards. Raises NoGuest, NetworkError."""
+def two_guests(memory_mib: int = 256, disk_mib: int = 64) -> Iterator[list[Guest]]:
+    """Both booted; everything of them is gone afterwards. Raises NoGuest, NetworkError."""
     kernel = find()
     directory = Path(tempfile.mkdtemp(prefix="rb-guests-"))
     try:
@@ -186,18 +180,28 @@ def two_machines(
         try:
             guests = [Guest(kernel, network, name, number, NAMES, directory / name, memory_mib, disk_mib)
                       for name, number in NAMES.items()]  # fmt: skip
-            pair = Pair([Machine(guest) for guest in guests])
             try:
                 for guest in guests:
                     guest.start()
                 for guest in guests:
                     guest.wait_ready()
-                remember(pair)
-                pair.configure()
-                yield pair
+                yield guests
             finally:
-                pair.clean_up()
+                for guest in guests:
+                    guest.kill()
         finally:
             network.close()
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextmanager
+def two_machines(
+    remember: Callable[[Pair], None] = lambda pair: None, memory_mib: int = 256, disk_mib: int = 64
+) -> Iterator[Pair]:
+    """Two guests configured as a pair. Raises NoGuest, NetworkError."""
+    with two_guests(memory_mib, disk_mib) as guests:
+        pair = Pair([Machine(guest) for guest in guests])
+        remember(pair)
+        pair.configure()
+        yield pair

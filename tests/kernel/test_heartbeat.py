@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The model deployment replayed: real Heartbeat 3.0.6 in two guests, with the case's own files. docs/case.md."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.e2e.waiting import wait_until
+from tests.kernel.shop import TAKE_OVER_S, Shop, timeline
+from tests.kernel.test_replication import check_files, io_errors
+from tests.kernel.test_restart import kill_engine
+
+KEEPALIVE_S, DEADTIME_S = 2, 30         # of the case's ha.cf
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_the_case_replayed(supermarket: Shop) -> None:
+    """Start; the engine is killed; a power cut; the dead one comes back; an orderly standby."""
+    dados, backup = supermarket.dados, supermarket.backup
+    supermarket.open()
+    assert backup.has_nothing()
+    writer = dados.write()
+    writer.wait_for(lambda lines: len(lines) >= 30, "files are written")
+
+    # The supervisor brings the engine back; Heartbeat notices nothing, the writer only waits.
+    kill_engine(dados)
+    written = len(writer.lines)
+    writer.wait_for(lambda lines: len(lines) > written + 30, "the writer goes on after the engine was killed")
+    assert dados.owns() and backup.has_nothing()
+    assert not io_errors(dados.kernel_log())
+    supermarket.settle()
+
+    watch = backup.watch()
+    fault_at = time.time()
+    dados.guest.kill()
+    promised = writer.lines
+    events = timeline(watch, fault_at)
+    print("\npower cut of dados, seconds after it:", ", ".join(f"{name} {at:.1f}" for name, at in events.items()))
+    assert DEADTIME_S - 2 * KEEPALIVE_S < events["declared dead"] <= events["service"] < TAKE_OVER_S
+    backup.sh(check_files(promised))
+    backup.sh("echo alone >/home/alone; sync /home/alone")
+
+    # auto_failback off: who comes back is resynchronised and gets no service.
+    supermarket.switch_on(dados)
+    supermarket.settle()
+    joined = "remote resource transition completed"
+    wait_until(lambda: joined in dados.said(), lambda: dados.said()[-4000:], TAKE_OVER_S)
+    assert backup.owns() and dados.has_nothing()
+
+    watch = dados.watch()
+    asked_at = time.time()
+    backup.sh("/usr/share/heartbeat/hb_standby")
+    events = timeline(watch, asked_at)
+    print("hb_standby on backup, seconds after it:", ", ".join(f"{name} {at:.1f}" for name, at in events.items()))
+    dados.wait_owner()
+    wait_until(backup.has_nothing, "backup has given everything away")
+    dados.sh(check_files(promised))
+    assert dados.sh("cat /home/alone") == "alone\n"
+    dados.sh("umount /home")        # what ext3 writes by itself would go on during the comparison
+    supermarket.assert_same_data()
