@@ -31,15 +31,7 @@ from replblock.wire.flags import (
     FEATURE_WZEROES,
 )
 from replblock.wire.headers import MAGIC_100, pack_header
-from replblock.wire.packets import (
-    BLOCK_ACK_BODY,
-    DATA_BODY,
-    Barrier,
-    BarrierAck,
-    BlockAck,
-    Data,
-    Trim,
-)
+from replblock.wire.packets import BLOCK_ACK_BODY, DATA_BODY, Barrier, BarrierAck, BlockAck, Data, Trim
 
 if TYPE_CHECKING:
     from replblock.core.metastore import MetaStore
