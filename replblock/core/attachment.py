@@ -330,6 +330,17 @@ class Attachment:
             return True
         return bool(meta.flags & Flag.WENT_ON_ALONE) and state.pdsk != Disk.UP_TO_DATE
 
+    def _peer_is_behind(self) -> bool:
+        """Does the peer, connected, lack what this Primary has answered, whatever the generations say?
+
+        A full resync by order begins in the generation that both have. Until the target's metadata says Inconsistent,
+        its power loss, or its disk's, brings back older data that looks like this disk's.
+        """
+        r = self._r
+        meta, state = r.meta, r.state
+        ahead = meta is not None and state.role == Role.PRIMARY and meta.bitmap.count > 0
+        return ahead and state.conn >= Conn.CONNECTED and state.pdsk < Disk.UP_TO_DATE
+
     def failed(self, errno: int, what: str, *, target_finished: bool = False) -> None:
         """A local I/O error: pass_on, call-local-io-error or detach (DRBD 8.4, on-io-error).
 
@@ -365,7 +376,7 @@ class Attachment:
         if what.startswith("flushing") or (what.startswith("writing") and not for_good):
             self._note_lost_writes(target_finished)
         self.lost_unflushed = r.state.role == Role.PRIMARY
-        if self._peer_lags_unnamed():
+        if self._peer_lags_unnamed() or self._peer_is_behind():
             r.exposed_uuid = plain(r.host.random64())
         self._drop()
         if r.secondary.unflushed:

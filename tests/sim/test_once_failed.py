@@ -399,6 +399,13 @@ FOUND = (
           {"batch": 0.05, "blocks": 16, "delay_ms": 1, "slow_ms": 2},
           (("fail", "a", "flush"), ("invalidate_remote", "a"), ("wait", "a", None, 100), ("repair", "a"), ("up", "a"),
            ("write", "a", (97, 2, False), 40), ("write", "b", (120, 8, False)))),
+    Found("target-back-as-the-lost-data",
+          "a Primary's disk failed before its target by order was marked Inconsistent: back from a power loss, the "
+          "target's older data, of the same generation, was taken for the lost one",
+          {"blocks": 2},
+          (("down", "a"), ("wait", "a", None, 1500), ("mend", "a"), ("primary", "b"), ("write", "a", (8, 8, False), 40),
+           ("zero", "a", (8, 1, False)), ("invalidate_remote", "b", None, 5), ("fuse", "a", (0, True)),
+           ("write", "a", (0, 16, False)), ("fail", "b", "read"), ("read", "b", (0, 8, False), 0, 1325333447))),
 )  # fmt: skip
 
 
