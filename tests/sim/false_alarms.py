@@ -64,4 +64,10 @@ FALSE_ALARMS = (
           (("primary", "b"), ("mend", "a", None, 0, 2175049601), ("write", "b", (41, 8, False), 15, 3068010625),
            ("write", "a", (40, 8, False)), ("stall", "b", 7000), ("wait", "b", None, 4000), ("down", "a"),
            ("fail", "a", "flush", 300), ("up", "a", None, 40, 1217721623), ("primary", "a"))),
+    Found("good-in-memory-only",
+          "both lost power before the metadata of a target said that its resync had ended: it is the target again, and "
+          "the source had lost what nobody had flushed (the oracle)",
+          {"blocks": 16, "delay_ms": 1, "sndbuf_bytes": 3000},
+          (("primary", "a"), ("write", "a", (121, 7, False)), ("write", "a", (1, 1, False)), ("invalidate", "a"),
+           ("disconnect", "b", None, 40), ("power", "a"), ("power", "b"))),
 )  # fmt: skip

@@ -82,6 +82,10 @@ class Ledger:
         """When a flush of its disk failed last."""
         self.answered = -1
         """When something was last answered with yes."""
+        self.became_good = -1
+        """When it last became UpToDate by a resync."""
+        self.only_in_memory = False
+        """It called itself UpToDate when it died."""
         self.disk_failed = False
         self.metadata_failed = False
 

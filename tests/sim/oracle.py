@@ -55,6 +55,7 @@ class Oracle(Answers):
             self.last_role[node.name] = self._serves(node)
         ledger = self.ledger(node)
         ledger.judged_from = None
+        ledger.only_in_memory = was_on and node.state.disk == Disk.UP_TO_DATE
         primary = was_on and node.state.role == Role.PRIMARY
         if primary and node.platter.spoiled and ledger.flush_failed > ledger.answered:
             # it died before its metadata could say that a flush had failed, and had answered nothing since: for whoever
@@ -73,6 +74,11 @@ class Oracle(Answers):
         ledger.untold.clear()
         ledger.died = self.tick()
         self.comes_back(node)
+        if ledger.only_in_memory and not node.platter.says_consistent and not ledger.void:
+            # the end of a resync that its metadata does not say yet: it comes back as the target that it was; unless an
+            # application has been answered since, which would have been a promise on this disk
+            if ledger.answered < ledger.became_good:
+                ledger.void, ledger.acked = True, set()
         if node.name in self.forcing:
             self.forcing.discard(node.name)
             if ledger.void and node.platter.says_consistent:
@@ -329,6 +335,7 @@ class Oracle(Answers):
         if peer.void:
             self.fail(7, f"{node.name} was synchronized from an Inconsistent node")
         ledger.adopt(peer)
+        ledger.became_good = self.tick()
         for _, what, sender, _, _ in self.pending.values():
             if isinstance(what, Mark) and sender is node.peer:
                 ledger.may(what)
