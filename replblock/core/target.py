@@ -311,6 +311,10 @@ class ResyncTarget:
                 self._position = 0
                 self._pump()
                 return
+            if r.admin.pending is not None:
+                # what the peer agrees to (a detach) is for the target that it knows: the next step ends it
+                self._finishing = False
+                return
             self.stop()
             self._finishing = False
             r.sync.finished_as_target(failed)
