@@ -10,10 +10,10 @@ import errno as errnos
 from collections.abc import Callable
 
 from replblock.core.epochs import ACKED, LIVE, LOST, Epoch
-from replblock.core.path import BARRIER, NET, NET_FAILED, NET_IN_SYNC, NET_LOST, NET_OK, Lost
+from replblock.core.path import BARRIER, ID, NET, NET_FAILED, NET_IN_SYNC, NET_LOST, NET_OK, Lost
 from replblock.core.requests import MAX_REQUEST_BYTES, Op, Request
 from replblock.core.resend import NOT_KEPT, Resend, epoch_of, in_parts, is_copy
-from replblock.state.names import Conn, Role
+from replblock.state.names import Conn, Disk, Role
 from replblock.wire.commands import Cmd
 from replblock.wire.errors import ProtocolError
 from replblock.wire.flags import ID_SYNCER
@@ -64,6 +64,12 @@ class Completion(Resend):
                 for older in epoch.requests:
                     if older._net == NET_IN_SYNC:
                         older._net = NET_OK  # it may be an older write to these blocks: it must not clear their bits
+        untold = self._untold or ID.unpack(ident)[0] <= self._untold_ident
+        if untold and self._alone_ok and self._r.state.pdsk == Disk.UP_TO_DATE:
+            # it failed there as the last copy, which stays UpToDate: answered now, only this disk would have it
+            text = f"the peer could not write {size} bytes at sector {sector}, and calls its disk UpToDate all the same"
+            self._r.links.drop(Conn.NETWORK_FAILURE, "not-written-and-up-to-date", f"{text}: connecting anew")
+            return
         request = self._unacked.get(ident) or self._received(ident)
         if request is None:
             self._forgotten |= self._primary and not self._alone_ok  # answered when this disk still was a good one

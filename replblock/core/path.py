@@ -98,6 +98,10 @@ class PathState:
         self._has_disk = False
         self._primary = False
         self._alone_ok = False
+        self._untold = False
+        """This disk became a good one, and the peer may still take its own for the last copy."""
+        self._untold_ident = 0
+        """The last write that was sent before the peer said that it knows."""
         self._begins_here = False
         """Writes that begin now go to this disk; else, if there is one, they are marked and come with the resync."""
         self._flags = 0
@@ -114,6 +118,7 @@ class PathState:
         self._seq = 0
         self._most_bytes = max_bio_bytes(link.version)
         self._ordered = bool(link.features & FEATURE_ORDERED)
+        self._untold = False
         self._digest = digest(s.data_integrity_alg) if s.data_integrity_alg else None
 
     def reroute(self, old: State, new: State) -> None:
@@ -137,6 +142,8 @@ class PathState:
         if alone_ok and not self._alone_ok:
             for epoch in self.log.everything():
                 self._forget(epoch)  # this disk has it all; sent again it would overwrite what comes from now on
+            # a kernel peer whose disk fails a write calls it Inconsistent even if it is the last copy
+            self._untold = self._primary and self._link is not None and self._ordered
         self._alone_ok = alone_ok
         flags = DP_RW_SYNC
         resyncing = Conn.SYNC_SOURCE <= conn <= Conn.PAUSED_SYNC_T and conn not in (Conn.VERIFY_S, Conn.VERIFY_T)
@@ -156,6 +163,11 @@ class PathState:
                 self.thaw(reason)
         if self._parked:
             self._unpark()  # what found no data before may find some now
+
+    def peer_knows(self) -> None:
+        """The peer has said that it takes this disk for a good one."""
+        if self._untold:
+            self._untold, self._untold_ident = False, self._ident
 
     def _mark_unflushed(self) -> None:
         """Blocks of all writes without a barrier ack are different from now on."""

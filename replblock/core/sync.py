@@ -106,6 +106,8 @@ class Resync:
         r.remembered.report(report, reaction.peer_disk)
         if report.conn == Conn.CONNECTED and report.disk == Disk.UP_TO_DATE:
             self.target.end_unconfirmed = False
+            if report.pdsk == Disk.UP_TO_DATE:
+                r.primary.peer_knows()
         fresh = own.conn < Conn.CONNECTED
         new_disk_there = report.disk >= Disk.NEGOTIATING > own.pdsk
         if (fresh or new_disk_there) and would_lose_exposed_data(r, own):
