@@ -406,6 +406,19 @@ FOUND = (
           (("down", "a"), ("wait", "a", None, 1500), ("mend", "a"), ("primary", "b"), ("write", "a", (8, 8, False), 40),
            ("zero", "a", (8, 1, False)), ("invalidate_remote", "b", None, 5), ("fuse", "a", (0, True)),
            ("write", "a", (0, 16, False)), ("fail", "b", "read"), ("read", "b", (0, 8, False), 0, 1325333447))),
+    Found("not-written-at-the-end-of-a-resync",
+          "pass_on: the source could not write, took its disk for the last copy and stayed UpToDate; its target was "
+          "just UpToDate, and acknowledged the write under C",
+          {"blocks": 40, "on_io_error": "pass_on", "on_no_data_accessible": "suspend-io"},
+          (("fail", "b", "write"), ("invalidate", "a"), ("write", "a", (224, 40, False)), ("wait", "b", None, 300))),
+    Found("finished-while-detaching",
+          "a target whose detach the source had agreed to ended its resync before it heard so: UpToDate without what "
+          "was answered meanwhile",
+          {"blocks": 16, "max_epoch_size": 3, "offer_ordered": False, "slow_ms": 2},
+          (("write", "a", (72, 40, False)), ("invalidate_remote", "a", None, 15, 587806574),
+           ("stall", "b", 7000, 15), ("write", "b", (5, 2, False), 0, 3607018311), ("primary", "b"),
+           ("write", "a", (77, 8, False)), ("write", "b", (88, 8, False)), ("write", "a", (96, 32, False)),
+           ("detach", "b"), ("write", "b", (0, 8, False)), ("mend", "b", None, 0, 3049950850))),
 )  # fmt: skip
 
 
