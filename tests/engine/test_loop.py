@@ -9,6 +9,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from replblock.engine.loop import Loop
 from replblock.engine.network import LOW_WATER_BYTES
 from tests.engine.conftest import Lines, wait_for
