@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
 def alone(state: State) -> bool:
     """May this disk be written to without the peer's?"""
-    return (state.role == Role.PRIMARY and state.conn < Conn.CONNECTED) or (
-        state.peer == Role.PRIMARY and state.pdsk < Disk.INCONSISTENT
+    no_disk_there = state.pdsk < Disk.INCONSISTENT  # it may have ended its resync before it went
+    return (state.role == Role.PRIMARY and (state.conn < Conn.CONNECTED or no_disk_there)) or (
+        state.peer == Role.PRIMARY and no_disk_there
     )
 
 

@@ -419,6 +419,12 @@ FOUND = (
            ("stall", "b", 7000, 15), ("write", "b", (5, 2, False), 0, 3607018311), ("primary", "b"),
            ("write", "a", (77, 8, False)), ("write", "b", (88, 8, False)), ("write", "a", (96, 32, False)),
            ("detach", "b"), ("write", "b", (0, 8, False)), ("mend", "b", None, 0, 3049950850))),
+    Found("peer-detached-at-the-end-of-its-resync",
+          "a target ended its resync and was detached before the source heard of the end: nothing on the source's disk "
+          "told that it went on alone, and it was overwritten by the other one, promoted later",
+          {"blocks": 16, "slow_ms": 2},
+          (("invalidate_remote", "a", None, 22), ("detach", "b"), ("write", "a", (8, 8, False), 60), ("kill", "a"),
+           ("up", "b", None, 60), ("primary", "b"))),
 )  # fmt: skip
 
 
