@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # replblock: make test, make demo. Everything else: make help.
-.PHONY: help setup test unit kernel-test cluster-test lint demo bench fuzz torture sim mutants deb clean distclean
+.PHONY: help setup test unit deep kernel-test cluster-test lint demo bench fuzz torture sim mutants deb clean distclean
 
 PYTEST_ARGS ?=
 JOBS ?= 2
@@ -11,6 +11,7 @@ help:
 	@echo 'make demo    two nodes on this machine: replicate, fail over, resynchronise'
 	@echo 'make test    lint, types and all tests'
 	@echo 'make unit    the tests alone; PYTEST_ARGS="tests/wire -k barrier" picks some'
+	@echo 'make deep    the tests with generated examples, with thousands of new ones each'
 	@echo 'make kernel-test  two guests with kernels of their own; what they need: docs/kernel-tests.md'
 	@echo 'make cluster-test  the model deployment under Heartbeat, in two guests: docs/case.md'
 	@echo 'make bench   side by side with nbdkit and qemu-storage-daemon; BENCH_ARGS=--quick'
@@ -33,6 +34,9 @@ unit: setup
 	.venv/bin/python -m pytest -n $(JOBS) --dist worksteal --durations=15 --durations-min=1 $(PYTEST_ARGS)
 
 test: lint unit
+
+deep: setup
+	HYPOTHESIS_PROFILE=deep .venv/bin/python -m pytest -n $(JOBS) $(shell grep -rl '^from hypothesis' tests --include='test_*.py') $(PYTEST_ARGS)
 
 kernel-test: setup
 	REPLBLOCK_KERNEL_TESTS=all .venv/bin/python -m pytest --durations=0 --durations-min=1 tests/kernel $(PYTEST_ARGS)

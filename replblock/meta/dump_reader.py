@@ -20,9 +20,9 @@ PLAIN_MASK = ~1
 
 _UUIDS = re.compile(r"0x([0-9A-Fa-f]{16});\s*" * 4 + r"$")
 _GI = re.compile(r"(?:[0-9A-Fa-f]{16}:){4}(?:[01]:){6}[01]:?$")
-_NUMBER = re.compile(r"(?:# *)?([a-z][a-z0-9_-]*)\s+(0x[0-9A-Fa-f]+|\d+);?$")
+_NUMBER = re.compile(r"(?:# *)?([a-z][a-z0-9_-]*)\s+(?:0x([0-9A-Fa-f]{1,16})|([0-9]{1,20}));?$")
 _HOST = re.compile(r"# (\S+)> ")
-_WORDS = re.compile(r"(?:(\d+) times )?((?:0x[0-9A-Fa-f]{16};\s*)+)$")
+_WORDS = re.compile(r"(?:([0-9]{1,20}) times )?((?:0x[0-9A-Fa-f]{16};\s*)+)$")
 
 
 class Dumped(NamedTuple):
@@ -78,7 +78,7 @@ def read_dump(lines: Iterable[str]) -> Dumped:
         elif _GI.match(text):
             gi = text.rstrip(":")
         elif match := _NUMBER.match(text):
-            numbers[match[1]] = int(match[2], 0)
+            numbers[match[1]] = int(match[2], 16) if match[2] else int(match[3])
     return _dumped(uuids, numbers, gi, host, version, marked, clean, closed)
 
 

@@ -52,6 +52,12 @@ def test_a_damaged_dump_is_a_sentence(data: st.DataObject) -> None:
         assert error.text and error.rule
 
 
+def test_a_number_may_begin_with_zeros() -> None:
+    """As in any text edited by hand; 0x is what tells the base."""
+    text = text_of(Superblock(32768), bytes(4096)).replace("la-size-sect 32768", "la-size-sect 00032768")
+    assert "00032768" in text and read_dump(text.splitlines()).superblock.la_size_sectors == 32768
+
+
 @pytest.mark.parametrize("head", [b"", bytes(512), b"\x7fELF", b"resource r0 {"])
 def test_a_disk_is_no_text(head: bytes) -> None:
     assert not looks_like_text(head)
