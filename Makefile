@@ -64,7 +64,7 @@ fuzz: setup
 	.venv/bin/python -m tests.fuzz.run $(TARGET) --runs $(RUNS) --seconds $(SECONDS)
 
 SIM_ARGS = $(if $(SEED),--seed $(SEED)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FIRST),--first $(FIRST)) \
-	$(if $(EXHAUSTIVE),--exhaustive $(EXHAUSTIVE)) $(if $(SHARE),--share $(SHARE)) \
+	$(if $(EXHAUSTIVE),--exhaustive $(EXHAUSTIVE)) $(if $(SHARE),--share $(SHARE)) $(if $(PROTOCOL),--protocol $(PROTOCOL)) \
 	$(if $(SIM_JOBS),--jobs $(SIM_JOBS))
 sim: setup
 	.venv/bin/python -m tests.sim $(SIM_ARGS)

@@ -3,7 +3,7 @@
 
     python -m tests.sim --seed N            replay one history, print a readable trace
     python -m tests.sim --seeds N [--first M] [--jobs J] [--keep-going]
-    python -m tests.sim --exhaustive 3|5 [--share K]
+    python -m tests.sim --exhaustive 3|5 [--share K] [--protocol A|B|C]
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ def batch(seeds: range) -> list[tuple[int, str]]:
     return found
 
 
-def exhaustive_part(name: str, first: int, step: int) -> tuple[int, list[tuple[str, str]]]:
+def exhaustive_part(name: str, first: int, step: int, protocol: str) -> tuple[int, list[tuple[str, str]]]:
     """Every `step`-th short schedule: how many, and the failures (at most ten)."""
     done, found = 0, []
-    for history in schedules(name, first, step):
+    for history in schedules(name, first, step, protocol):
         done += 1
         failure = play(history)
         if failure is not None:
@@ -67,14 +67,15 @@ def exhaustive_part(name: str, first: int, step: int) -> tuple[int, list[tuple[s
     return done, found
 
 
-def exhaustive(name: str, jobs: int, share: int) -> int:
+def exhaustive(name: str, jobs: int, share: int, protocol: str) -> int:
     """All short schedules of one alphabet, or every `share`-th."""
     started = time.monotonic()
     parts = jobs * 16
     done, bad = 0, 0
     total = count(name) // share
     with ProcessPoolExecutor(jobs) as pool:
-        for future in [pool.submit(exhaustive_part, name, n * share, parts * share) for n in range(parts)]:
+        under_way = [pool.submit(exhaustive_part, name, n * share, parts * share, protocol) for n in range(parts)]
+        for future in under_way:
             played, found = future.result()
             done, bad = done + played, bad + len(found)
             for events, text in found:
@@ -133,12 +134,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seeds", type=int)
     parser.add_argument("--exhaustive", choices=sorted(SETS), help="3: all of length up to 3; 5: a dozen, up to 5")
     parser.add_argument("--share", type=int, default=1, help="only every so many-th short schedule")
+    parser.add_argument("--protocol", choices="ABC", default="C", help="of the short schedules")
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--keep-going", action="store_true")
     chosen = parser.parse_args(arguments)
     if chosen.exhaustive:
-        return exhaustive(chosen.exhaustive, chosen.jobs, chosen.share)
+        return exhaustive(chosen.exhaustive, chosen.jobs, chosen.share, chosen.protocol)
     if chosen.seed is not None:
         return one(chosen.seed)
     return campaign(chosen.first, chosen.seeds or 200, chosen.jobs, chosen.keep_going)

@@ -63,9 +63,10 @@ def count(name: str) -> int:
     return int(sum(len(alphabet) ** n for n in range(1, most + 1)))
 
 
-def schedules(name: str, first: int = 0, step: int = 1) -> Iterator[History]:
+def schedules(name: str, first: int = 0, step: int = 1, protocol: str = "C") -> Iterator[History]:
     """Every `step`-th of them, beginning with number `first`; short ones come first."""
     alphabet, most = SETS[name]
+    setup = {**SETUP, "protocol": protocol}
     every = itertools.chain.from_iterable(itertools.product(alphabet, repeat=n) for n in range(1, most + 1))
     for events in itertools.islice(every, first, None, step):
-        yield History(SETUP, tuple(events))
+        yield History(setup, tuple(events))
