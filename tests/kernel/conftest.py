@@ -15,6 +15,7 @@ from tests.kernel.kernels import NoGuest
 from tests.kernel.network import NetworkError
 from tests.kernel.pair import Pair, two_guests, two_machines
 from tests.kernel.shop import Node, Shop
+from tests.kernel.timeline import rows, table
 
 ALL = os.environ.get("REPLBLOCK_KERNEL_TESTS") == "all"
 PAIRS: pytest.StashKey[list[Pair]] = pytest.StashKey()
@@ -68,3 +69,10 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, None, None]:
     if report.when == "call" and report.failed:
         for pair in item.stash.get(PAIRS, []):
             report.sections += pair.sections()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if rows:
+        terminalreporter.section("take-overs, seconds after the fault")
+        for line in table():
+            terminalreporter.write_line(line)

@@ -122,7 +122,7 @@ class Guest:
         self.directory = directory
         self.memory_mib = memory_mib
         self._kernel = kernel
-        self._network = network
+        self.network = network
         self._hosts = ",".join(f"{CABLES['eth0']}.{number}={name}" for name, number in names.items())
         self._process: subprocess.Popen[bytes] | None = None
         self._first = 0
@@ -144,11 +144,11 @@ class Guest:
             "control": self._control,
             "hosts": self._hosts,
         }
-        boot = Boot(self.number, self.memory_mib, self.disk, self.directory, self._network, words)
+        boot = Boot(self.number, self.memory_mib, self.disk, self.directory, self.network, words)
         with open(self.console, "ab") as console:
             self._begun_at = console.tell()
             self._process = subprocess.Popen(
-                [*self._network.enter, "unshare", "--pid", "--fork", "--kill-child=KILL", "--mount-proc",
+                [*self.network.enter, "unshare", "--pid", "--fork", "--kill-child=KILL", "--mount-proc",
                  "sh", "-c", FIRST_PROCESS, "guest", *self._kernel.command(boot)],
                 stdin=subprocess.PIPE, stdout=console, stderr=console,
             )  # fmt: skip
@@ -180,7 +180,7 @@ class Guest:
             said = self._console_text()
             assert not any(f"guest: {end}" in said for end in ("could not start", "ended")), self.last_words()
             try:
-                self._network.connect((self._control, PORT), 1.0).close()
+                self.network.connect((self._control, PORT), 1.0).close()
             except OSError:
                 return False
             return True
@@ -225,16 +225,16 @@ class Guest:
             os.kill(pid, signal.SIGCONT)
 
     def cut(self, cable: str = "eth0") -> None:
-        self._network.plug(self.number, cable, False)
+        self.network.plug(self.number, cable, False)
 
     def heal(self, cable: str = "eth0") -> None:
-        self._network.plug(self.number, cable, True)
+        self.network.plug(self.number, cable, True)
 
     # ---- commands
 
     def begin(self, *argv: str, env: Mapping[str, str] | None = None, timeout_s: float = COMMAND_S) -> Command:
         """Start a command. The guest kills it after `timeout_s`."""
-        link = self._network.connect((self._control, PORT), CONNECT_S)
+        link = self.network.connect((self._control, PORT), CONNECT_S)
         link.settimeout(None)
         command = Command(link, {"argv": argv, "timeout": timeout_s, "env": dict(env or {})})
         self._commands.append(command)

@@ -6,51 +6,52 @@ Heartbeat 3.0.6 from Debian's package (unpacked, tools/unpack). Names of the mac
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import re
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.e2e.pair import ROOT
 from tests.e2e.shop import CASE_CONF, CASE_SCRIPT, FSTAB, HOME, MKFS
 from tests.e2e.waiting import wait_until
-from tests.kernel.guest import Command
+from tests.kernel.guest import Command, Guest
 from tests.kernel.pair import DEVICE, DISK, Machine, Pair
-from tests.kernel.test_replication import STOP, WRITER
+from tests.kernel.test_replication import STOP, WRITER, check_files
+from tests.kernel.timeline import WATCH, Row, rows, timeline
 
 DEBIAN = ROOT / ".venv" / "debian"
 CASE = Path(__file__).parent / "case"
 CHECKOUT = "/run/checkout"      # the checkout again, where no mount on /home can hide it
 ADDRESS = "192.168.0.212"
+SHARE = "loja"
+TILL = Path(__file__).with_name("till.py")
 LOG = "/var/log/ha-log"
 INIT_S = 240.0                  # initdead of the case is 120 s
-TAKE_OVER_S = 120.0             # how long a take-over is waited for; the case's dead time is 30 s
+TAKE_OVER_S = 60.0             # how long a take-over is waited for; the case's dead time is 30 s
 
 PROGRAM = f"""#!/bin/sh
 PYTHONPATH={CHECKOUT} exec {CHECKOUT}/.venv/bin/python -m replblock.cli.main "$@"
 """
 
-#: Stands in where no samba is unpacked: only that it is started last and stopped first is seen then.
-STAND_IN = """#!/bin/sh
-case $1 in
-start) touch /run/samba-runs ;;
-stop) rm -f /run/samba-runs ;;
-status) if [ -e /run/samba-runs ]; then echo running; else echo stopped; exit 3; fi ;;
-esac
-"""
-
 FURNISH = f"""
 mkdir -p {CHECKOUT}
 mount --bind {ROOT} {CHECKOUT}
-tar -C {DEBIAN} -c etc usr lib | tar -C / -x --keep-directory-symlink
+cp -a {DEBIAN}/etc/. /etc/
+cp -rsn {CHECKOUT}/.venv/debian/usr/. /usr/
 ldconfig
 getent group haclient >/dev/null || groupadd -r haclient
 getent passwd hacluster >/dev/null || useradd -r -g haclient -d /var/lib/heartbeat -s /usr/sbin/nologin hacluster
 mkdir -p /run/lock/subsys /run/resource-agents /run/heartbeat/ccm /run/heartbeat/dopd /run/heartbeat/crm \\
     /run/heartbeat/rsctmp /var/lib/heartbeat/cores/root /var/lib/heartbeat/cores/hacluster /var/lib/heartbeat/pengine \\
-    /var/lib/heartbeat/crm /var/log
+    /var/lib/heartbeat/crm /var/log \\
+    /run/samba /var/log/samba /var/lib/samba/private /var/cache/samba
 chown hacluster:haclient /run/heartbeat/ccm /run/heartbeat/crm /var/lib/heartbeat/cores/hacluster
 ln -sfn {DISK} /dev/sda1
 for name in mount umount; do [ -e /sbin/$name ] || ln -s /bin/$name /sbin/$name; done
-chmod 755 /sbin/drbdadm.new /etc/ha.d/resource.d/drbd /etc/init.d/samba
+cp /etc/init.d/smbd /etc/init.d/samba
+chmod 755 /sbin/drbdadm.new /etc/ha.d/resource.d/drbd
 rm -f /sbin/drbdadm; mv /sbin/drbdadm.new /sbin/drbdadm
 ln -sf /sbin/drbdadm /sbin/drbdsetup-of-ours
 printf 'exit 0\\n' | install -m 755 /dev/stdin /sbin/modprobe-of-none
@@ -59,36 +60,15 @@ chmod 600 /etc/ha.d/authkeys
 mkdir -p {HOME}
 """
 
-#: Says, with the time, each thing that a take-over is made of, the moment it is true. Ends with the last one.
-WATCH = """
-import os, subprocess, sys, time
-log, address, home = sys.argv[1:4]
-def read(path):
-    try:
-        with open(path, errors="replace") as file:
-            return file.read()
-    except OSError:
-        return ""
-skip = len(read(log))
-def dead(): return "is dead" in read(log)[skip:]
-def asked(): return "Running /etc/ha.d/resource.d/drbd  start" in read(log)[skip:]
-def primary(): return "ro:Primary/" in read("/run/replblock/proc")
-def mounted(): return f" {home} ext3 " in read("/proc/mounts")
-def address_up(): return address in subprocess.run(["ip", "-4", "address", "show", "dev", "eth1"],
-                                                   capture_output=True, text=True).stdout
-def service(): return os.path.exists("/run/samba-runs")
-left = {"declared dead": dead, "address": address_up, "drbd start": asked, "primary": primary, "mounted": mounted,
-        "service": service}
-while "service" in left:
-    for name in [name for name, true in left.items() if true()]:
-        del left[name]
-        print(time.time(), name, flush=True)
-    time.sleep(0.02)
-"""
-
 
 class Node(Machine):
     """A machine of the supermarket. Everything but its disk is made anew at each boot, as its memory is its root."""
+
+    def __init__(self, guest: Guest) -> None:
+        super().__init__(guest)
+        self.heartbeat = (CASE / "ha.cf").read_text()
+        self.resources = (CASE / "haresources").read_text()
+        self.script = "drbd"        # which of them makes this node Primary
 
     @property
     def env(self) -> dict[str, str]:
@@ -107,11 +87,11 @@ class Node(Machine):
             "/etc/default/drbd": "DRBDADM=/sbin/drbdadm\nDRBDSETUP=/sbin/drbdsetup-of-ours\n"
                                  "PROC_DRBD=/run/replblock/proc\nMODPROBE=true\nRMMOD=true\n",
             "/sbin/drbdadm.new": PROGRAM,
-            "/etc/ha.d/ha.cf": (CASE / "ha.cf").read_text(),
-            "/etc/ha.d/haresources": (CASE / "haresources").read_text(),
+            "/etc/ha.d/ha.cf": self.heartbeat,
+            "/etc/ha.d/haresources": self.resources,
             "/etc/ha.d/authkeys": (CASE / "authkeys").read_text().replace("Auth", "auth"),
             "/etc/ha.d/resource.d/drbd": CASE_SCRIPT.read_text(),
-            "/etc/init.d/samba": STAND_IN,
+            "/etc/samba/smb.conf": (CASE / "smb.conf").read_text(),
         }  # fmt: skip
 
     def boot(self) -> None:
@@ -127,13 +107,13 @@ class Node(Machine):
         )  # fmt: skip
 
     def owns(self) -> bool:
-        """All of the service is here: address, file system, what stands last in haresources."""
+        """All of the service is here: address, file system, samba."""
         return self.guest.run("sh", "-c", f"ip -4 address show dev eth1 | grep -q {ADDRESS}/ && grep -q ' {HOME} ext3 '"
-                              " /proc/mounts && test -e /run/samba-runs").code == 0  # fmt: skip
+                              " /proc/mounts && ss -Hltn sport = :445 | grep -q .").code == 0  # fmt: skip
 
     def has_nothing(self) -> bool:
         return self.guest.run("sh", "-c", f"! ip -4 address show dev eth1 | grep -q {ADDRESS}/ && ! grep -q ' {HOME} '"
-                              " /proc/mounts && ! test -e /run/samba-runs").code == 0  # fmt: skip
+                              " /proc/mounts && ! ss -Hltn sport = :445 | grep -q .").code == 0  # fmt: skip
 
     def wait_owner(self, patience_s: float = TAKE_OVER_S) -> None:
         wait_until(self.owns, lambda: f"{self.name} has the service; {self.said()[-4000:]}", patience_s)
@@ -143,7 +123,7 @@ class Node(Machine):
 
     def watch(self) -> Command:
         """Begin to note a take-over; `timeline` reads it."""
-        return self.begin_python(WATCH, LOG, ADDRESS, HOME)
+        return self.begin_python(WATCH, LOG, ADDRESS, HOME, self.script)
 
     def write(self) -> Command:
         return self.begin_python(WRITER, HOME, "100000", "100000", STOP)
@@ -158,6 +138,14 @@ class Shop(Pair):
     def furnish(self) -> None:
         for machine in (self.dados, self.backup):
             machine.furnish()
+
+    def change_heartbeat(self, **words: str) -> None:
+        """Other values in ha.cf, from the next start of Heartbeat on."""
+        for node in (self.dados, self.backup):
+            for name, value in words.items():
+                node.heartbeat, count = re.subn(rf"(?m)^{name}( *).*$", rf"{name}\g<1>{value}", node.heartbeat)
+                assert count == 1, name
+            node.write_file("/etc/ha.d/ha.cf", node.heartbeat)
 
     def first_day(self) -> None:
         """Metadata, first sync, ext3; then everything down: as the machines are before Heartbeat's first start."""
@@ -195,12 +183,74 @@ class Shop(Pair):
         node.furnish()
         node.boot()
 
+    @contextmanager
+    def till(self) -> Iterator[Till]:
+        """A client on the shop's network, as long as the block lasts."""
+        till = Till(self)
+        try:
+            yield till
+        finally:
+            till.close()
 
-def timeline(watch: Command, fault_at: float, patience_s: float = TAKE_OVER_S) -> dict[str, float]:
-    """Seconds after the fault, by event."""
-    watch.wait_for(lambda lines: any(line.endswith(" service") for line in lines), "a take-over", patience_s)
-    found = {}
-    for line in watch.lines:
-        at, _, name = line.partition(" ")
-        found[name] = float(at) - fault_at
-    return found
+    def note(self, fault: str, watch: Command, fault_at: float, till: Till | None = None) -> dict[str, float]:
+        """A take-over into the table, when the client was served again."""
+        seconds = timeline(watch, fault_at, TAKE_OVER_S)
+        if till is not None:
+            seconds["client"] = till.served_after(fault_at + seconds["samba"]) - fault_at
+        rows.append(Row(fault, seconds))
+        return seconds
+
+    def close(self, promised: list[str]) -> None:
+        """Heartbeat ends on both, in good order. Then what each case must leave behind: a clean file system that holds
+        every promised file, and twice the same data."""
+        self.settle()
+        nodes = sorted((self.dados, self.backup), key=lambda node: node.owns())
+        for node in nodes:
+            node.sh("/etc/init.d/heartbeat stop </dev/null", TAKE_OVER_S)
+            wait_until(node.has_nothing, f"{node.name} has given everything away")
+        last = nodes[-1]
+        last.do("primary", "all")
+        last.sh(f"e2fsck -fn {DEVICE}")
+        last.sh(f"mount {HOME}")
+        last.sh(check_files(promised))
+        last.sh(f"umount {HOME}")
+        last.do("secondary", "all")
+        self.assert_same_data()
+
+
+class Till:
+    """Keeps a file on the share per attempt; `promised` is what must be there ever after."""
+
+    def __init__(self, shop: Shop) -> None:
+        self._place = shop.dados.guest.directory / "till"
+        self._place.mkdir()
+        self._said = self._place / "said"
+        libraries = DEBIAN / "usr" / "lib" / "x86_64-linux-gnu"
+        with self._said.open("wb") as said:
+            self._process = subprocess.Popen(
+                [*shop.dados.guest.network.enter, "/usr/bin/python3", "-I", str(TILL), ADDRESS, SHARE,
+                 str(DEBIAN / "usr" / "bin" / "smbclient"), str(self._place)],
+                stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT,
+                env={**os.environ, "LD_LIBRARY_PATH": f"{libraries}:{libraries}/samba"},
+            )  # fmt: skip
+
+    @property
+    def attempts(self) -> list[list[str]]:
+        return [line.split() for line in self._said.read_text().split("\n")[:-1]]
+
+    @property
+    def promised(self) -> list[str]:
+        return [f"{checksum}  {HOME}/{name}" for _, result, checksum, name in self.attempts if result == "ok"]
+
+    def served_after(self, at: float) -> float:
+        """When the first attempt after that time succeeded."""
+
+        def served() -> list[float]:
+            ended = [(float(attempt[0]), attempt[1] == "ok") for attempt in self.attempts]
+            return [end for end, ok in ended if ok and end > at]
+
+        return wait_until(served, lambda: f"the client is served: {self.attempts[-3:]}", TAKE_OVER_S)[0]
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()

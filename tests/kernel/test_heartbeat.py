@@ -8,56 +8,62 @@ import time
 import pytest
 
 from tests.e2e.waiting import wait_until
-from tests.kernel.shop import TAKE_OVER_S, Shop, timeline
+from tests.kernel.shop import TAKE_OVER_S, Shop
 from tests.kernel.test_replication import check_files, io_errors
 from tests.kernel.test_restart import kill_engine
 
 KEEPALIVE_S, DEADTIME_S = 2, 30         # of the case's ha.cf
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 
-@pytest.mark.long
-@pytest.mark.timeout(900)
 def test_the_case_replayed(supermarket: Shop) -> None:
-    """Start; the engine is killed; a power cut; the dead one comes back; an orderly standby."""
+    """Start; the engine is killed; a power cut; the dead one comes back; standby, take-over, an orderly stop."""
     dados, backup = supermarket.dados, supermarket.backup
     supermarket.open()
     assert backup.has_nothing()
-    writer = dados.write()
-    writer.wait_for(lambda lines: len(lines) >= 30, "files are written")
+    with supermarket.till() as till:
+        till.served_after(time.time())
+        writer = dados.write()
+        writer.wait_for(lambda lines: len(lines) >= 30, "files are written")
 
-    # The supervisor brings the engine back; Heartbeat notices nothing, the writer only waits.
-    kill_engine(dados)
-    written = len(writer.lines)
-    writer.wait_for(lambda lines: len(lines) > written + 30, "the writer goes on after the engine was killed")
-    assert dados.owns() and backup.has_nothing()
-    assert not io_errors(dados.kernel_log())
-    supermarket.settle()
+        # The supervisor brings the engine back; Heartbeat notices nothing, the writer only waits.
+        kill_engine(dados)
+        written = len(writer.lines)
+        writer.wait_for(lambda lines: len(lines) > written + 30, "the writer goes on after the engine was killed")
+        assert dados.owns() and backup.has_nothing()
+        assert not io_errors(dados.kernel_log())
+        supermarket.settle()
 
-    watch = backup.watch()
-    fault_at = time.time()
-    dados.guest.kill()
-    promised = writer.lines
-    events = timeline(watch, fault_at)
-    print("\npower cut of dados, seconds after it:", ", ".join(f"{name} {at:.1f}" for name, at in events.items()))
-    assert DEADTIME_S - 2 * KEEPALIVE_S < events["declared dead"] <= events["service"] < TAKE_OVER_S
-    backup.sh(check_files(promised))
-    backup.sh("echo alone >/home/alone; sync /home/alone")
+        watch = backup.watch()
+        fault_at = time.time()
+        dados.guest.kill()
+        promised = writer.lines
+        events = supermarket.note("power cut of dados, writing (deadtime 30)", watch, fault_at, till)
+        assert DEADTIME_S - 2 * KEEPALIVE_S < events["declared dead"] <= events["samba"] < TAKE_OVER_S
+        backup.sh(check_files(promised))
+        backup.sh("echo alone >/home/alone; sync /home/alone")
 
-    # auto_failback off: who comes back is resynchronised and gets no service.
-    supermarket.switch_on(dados)
-    supermarket.settle()
-    joined = "remote resource transition completed"
-    wait_until(lambda: joined in dados.said(), lambda: dados.said()[-4000:], TAKE_OVER_S)
-    assert backup.owns() and dados.has_nothing()
+        # auto_failback off: who comes back is resynchronised and gets no service.
+        supermarket.switch_on(dados)
+        supermarket.settle()
+        joined = "remote resource transition completed"
+        wait_until(lambda: joined in dados.said(), lambda: dados.said()[-4000:], TAKE_OVER_S)
+        assert backup.owns() and dados.has_nothing()
 
-    watch = dados.watch()
-    asked_at = time.time()
-    backup.sh("/usr/share/heartbeat/hb_standby")
-    events = timeline(watch, asked_at)
-    print("hb_standby on backup, seconds after it:", ", ".join(f"{name} {at:.1f}" for name, at in events.items()))
-    dados.wait_owner()
-    wait_until(backup.has_nothing, "backup has given everything away")
-    dados.sh(check_files(promised))
-    assert dados.sh("cat /home/alone") == "alone\n"
-    dados.sh("umount /home")        # what ext3 writes by itself would go on during the comparison
-    supermarket.assert_same_data()
+        watch, asked_at = dados.watch(), time.time()
+        backup.sh("/usr/share/heartbeat/hb_standby")
+        supermarket.note("hb_standby on backup", watch, asked_at, till)
+        wait_until(backup.has_nothing, "backup has given everything away")
+        dados.sh(check_files(promised))
+        assert dados.sh("cat /home/alone") == "alone\n"
+
+        watch, asked_at = backup.watch(), time.time()
+        backup.sh("/usr/share/heartbeat/hb_takeover")
+        supermarket.note("hb_takeover on backup", watch, asked_at, till)
+        wait_until(dados.has_nothing, "dados has given everything away")
+
+        watch, asked_at = dados.watch(), time.time()
+        backup.sh("/etc/init.d/heartbeat stop </dev/null")
+        supermarket.note("heartbeat stop on backup", watch, asked_at, till)
+        assert backup.has_nothing()
+    supermarket.close(promised + till.promised)

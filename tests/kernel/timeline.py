@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a take-over is made of, second by second: noted on the node that takes over, printed as one table at the end."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from tests.kernel.guest import Command
+
+#: Says, with the time, each thing that a take-over is made of, the moment it is true. Ends with the last one.
+WATCH = """
+import os, subprocess, sys, time
+log, address, home, script = sys.argv[1:5]
+def read(path):
+    try:
+        with open(path, errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+skip = len(read(log))
+def dead(): return "is dead" in read(log)[skip:]
+def asked(): return f"Running /etc/ha.d/resource.d/{script} start" in read(log)[skip:].replace("  ", " ")
+def primary(): return any("ro:Primary/" in read(path) for path in ("/run/replblock/proc", "/proc/drbd"))
+def mounted(): return f" {home} ext3 " in read("/proc/mounts")
+def address_up(): return address in subprocess.run(["ip", "-4", "address", "show", "dev", "eth1"],
+                                                   capture_output=True, text=True).stdout
+def samba(): return any(":01BD 0" in line and " 0A " in line
+                        for line in (read("/proc/net/tcp") + read("/proc/net/tcp6")).splitlines())
+left = {"declared dead": dead, "address": address_up, "script begins": asked, "primary": primary, "mounted": mounted,
+        "samba": samba}
+while "samba" in left or "address" in left:
+    for name in [name for name, true in left.items() if true()]:
+        del left[name]
+        print(time.time(), name, flush=True)
+    time.sleep(0.02)
+"""
+
+COLUMNS = ("declared dead", "address", "script begins", "primary", "mounted", "samba", "client", "ours")
+
+
+class Row(NamedTuple):
+    """One take-over: seconds after the fault, by event."""
+
+    fault: str
+    seconds: dict[str, float]
+
+    @property
+    def cells(self) -> list[str]:
+        return [f"{self.seconds[name]:.1f}" if name in self.seconds else "" for name in COLUMNS]
+
+
+rows: list[Row] = []
+
+
+def timeline(watch: Command, fault_at: float, patience_s: float) -> dict[str, float]:
+    """Seconds after the fault, by event; `ours` is what the resource script takes to a mounted file system."""
+    watch.wait_for(lambda lines: any(line.endswith(" samba") for line in lines), "a take-over", patience_s)
+    found = {}
+    for line in watch.lines:
+        at, _, name = line.partition(" ")
+        found[name] = float(at) - fault_at
+    if {"mounted", "script begins"} <= found.keys():
+        found["ours"] = found["mounted"] - found["script begins"]
+    return found
+
+
+def table() -> list[str]:
+    """All that was noted, for the eye."""
+    width = max(len(row.fault) for row in rows)
+    lines = [" ".join([" " * width, *COLUMNS])]
+    for row in rows:
+        cells = (cell.rjust(len(name)) for cell, name in zip(row.cells, COLUMNS))
+        lines.append(" ".join([row.fault.ljust(width), *cells]))
+    return lines
