@@ -292,7 +292,7 @@ class Admin:
             if retcode is None or retcode < 1:
                 reply(self.peer_refused(retcode))
                 return
-            if r.would(conn=conn) is None:
+            if r.would(conn=conn) is None and not self._lifts_a_bad_source(conn):
                 r.change("invalidate", forced=True, conn=conn)
             if r.state.conn != conn:
                 self.changed_meanwhile()

@@ -50,7 +50,10 @@ class Roles:
         if self._attempt is not None or self._admin.pending is not None:
             reply(self._admin.busy())
             return
-        self._try(Attempt(r.state.disk, bool(args.get("force"))), reply)
+        nobody = Disk.INCONSISTENT <= r.state.disk < Disk.UP_TO_DATE and r.state.pdsk < Disk.UP_TO_DATE
+        # --force at a Primary that lost its good data, and its peer's: nothing else would refuse, and lead to the disk
+        asked = r.state.role == Role.PRIMARY and nobody
+        self._try(Attempt(r.state.disk, bool(args.get("force")), disk_asked=asked), reply)
 
     def _wanted(self, attempt: Attempt) -> dict[str, Any]:
         wanted: dict[str, Any] = {"role": Role.PRIMARY}

@@ -40,6 +40,8 @@ class ResyncTarget:
         self._in_flight_sectors = 0
         self._outstanding: dict[int, tuple[int, Busy | None]] = {}
         self._failed: dict[int, int] = {}
+        self._asked_before: set[int] = set()
+        """Asked for in a resync that ended since. A refusal comes on the other connection, and may come late."""
         self.writing = 0
         self._finishing = False
         self.end_unconfirmed = False
@@ -94,6 +96,7 @@ class ResyncTarget:
         self._finishing = False
         self._position = 0
         self._failed.clear()
+        self._asked_before = set(self._outstanding)
         self._controller = RateController(
             s.resync_rate_kib, s.c_plan_ahead, s.c_delay_target, s.c_fill_target_sectors, s.c_max_rate_kib
         )
@@ -270,6 +273,7 @@ class ResyncTarget:
 
     def _done(self, first: int) -> None:
         length, busy = self._outstanding.pop(first)
+        self._asked_before.discard(first)
         start = first * BLOCK_BYTES
         self._in_flight_sectors -= min(length * BLOCK_BYTES, self._r.size_bytes - start) >> 9
         if busy is not None:
@@ -281,7 +285,8 @@ class ResyncTarget:
         ack = BlockAck.unpack(body)
         first = ack.sector >> 3
         if first in self._outstanding:
-            self._failed[first] = -(-ack.size_bytes // BLOCK_BYTES)
+            if first not in self._asked_before:
+                self._failed[first] = -(-ack.size_bytes // BLOCK_BYTES)
             self._done(first)
             self._pump()
 

@@ -52,12 +52,17 @@ def _promoted(old: State, new: State) -> bool:
     return old.role != Role.PRIMARY and new.role == Role.PRIMARY and new.disk >= Disk.INCONSISTENT
 
 
+def _declared_good(old: State, new: State) -> bool:
+    return _promoted(old, new) or old.disk < Disk.UP_TO_DATE <= new.disk
+
+
 BESIDE_ITS_USER = "promoted-beside-its-user"
 DETACHED_AHEAD = "detached-ahead-of-the-peer"
 """A Primary detaches what it has answered and the peer may lack, before a generation told so: now one does."""
 
 MINT_RULES: tuple[MintRule, ...] = (
-    MintRule("promotion-forced", lambda old, new, bitmap, forced, unsure, used: forced and _promoted(old, new), False,
+    MintRule("promotion-forced",
+             lambda old, new, bitmap, forced, unsure, used: forced and _declared_good(old, new), False,
              "The disk was forced to be UpToDate: from here on it is data of its own."),
     MintRule("promoted-alone",
              lambda old, new, bitmap, forced, unsure, used: _promoted(old, new) and bitmap == 0

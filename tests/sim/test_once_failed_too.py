@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""More of `test_once_failed.py`: what was found later."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.sim.exhaustive import SETUP
+from tests.sim.false_alarms import Found
+from tests.sim.history import Event, History
+from tests.sim.shrink import play
+
+FOUND = (
+    Found("own-disk-failed-while-the-peer-was-told-to-discard",
+          "pass_on: the disk of a Primary failed a write between its invalidate-remote and the peer's yes, and the "
+          "order called it UpToDate: the source, without what was answered with the peer's copy",
+          {"batch": 0.05, "blocks": 16, "cram_hmac_alg": "sha256", "on_io_error": "pass_on"},
+          (("kill", "a", None, 3), ("primary", "b", None, 3), ("mend", "b", None, 0, 3833241981),
+           ("write", "a", (120, 8, False)), ("invalidate_remote", "b"), ("fail", "b", "write"), ("stall", "a", 400),
+           ("write", "a", (72, 16, False), 1500))),
+    Found("refusal-from-the-resync-before",
+          "a source could not read, was detached and attached; its refusal came (on the other connection) when the "
+          "next resync had begun: the target ended that without the blocks, and the source never heard why",
+          SETUP,
+          (("invalidate_remote", "b", None, 4, 7), ("fail", "b", "read", 4, 7), ("cut_one_way", "b", None, 4, 7))),
+    Found("forced-as-primary",
+          "primary --force at a Primary that has lost its good data and its peer's did nothing: no command led out",
+          {"blocks": 2, "on_no_data_accessible": "suspend-io"},
+          (("fail", "b", "write"), ("fail", "a", "write"), ("trim", "a", (0, 8, False), 1500))),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("found", FOUND, ids=lambda f: f.name)
+def test_stays_mended(found: Found) -> None:
+    """The schedule that once failed keeps every promise."""
+    failure = play(History(found.setup, tuple(Event(*event) for event in found.events)))
+    assert failure is None, f"{found.what}\n{failure.text}"
