@@ -278,13 +278,17 @@ class Attachment:
         """
         r = self._r
         meta, state = r.meta, r.state
-        if meta is None or state.conn < Conn.CONNECTED:
+        if meta is None:
+            return
+        # the source of a resync that lost its target cannot know whether it ended: then that one has everything
+        its_end_unknown = meta.uuids.bitmap != 0 and not meta.flags & Flag.WENT_ON_ALONE
+        if state.conn < Conn.CONNECTED and not its_end_unknown:
             return
         if self._peer_has_everything(target_finished):
             flags, mask = Flag(0), Flag.CONSISTENT | Flag.WAS_UP_TO_DATE
             text = "what was written here last may be missing: the disk is Inconsistent when it comes back"
             r.why("warning", "unflushed-disk-is-inconsistent", text)
-        elif state.role == Role.PRIMARY:
+        elif state.role == Role.PRIMARY or state.conn < Conn.CONNECTED:
             flags = mask = Flag.LOST_WRITES
             text = "what was written here last may be missing, and it is not certain that the peer has it: the peer is "
             text += "not overwritten from this disk unless it is told to give up its data"
