@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from replblock.core.requests import Op, Request
-from replblock.state.names import Conn, Disk
+from replblock.state.names import Conn, Disk, Role
 from tests.sim.ledger import Mark
 from tests.sim.watch import SECTOR, Watch
 
@@ -100,14 +100,38 @@ class Answers(Watch):
             here = state.disk == Disk.UP_TO_DATE and self.holds(node, mark)  # that disk is back
             if mine.flush_refused < (mark.acked or 0) < seq and not here and not self.holds(node.peer, mark):
                 self.fail(2, f"{node.name} answered a flush after it had lost {mark} with its disk and the connection")
+        self._durable(node, seq, before, self.protocol == "C")
+
+    def _durable(self, node: Node, seq: int, before: Any, everywhere: bool) -> None:
+        state = node.state
         both = [s.conn >= Conn.CONNECTED and s.pdsk == Disk.UP_TO_DATE for s in (state, before)]
         diskless = state.disk < Disk.INCONSISTENT and before.disk < Disk.INCONSISTENT
         for name, there in ((node.name, state.disk == before.disk == Disk.UP_TO_DATE),
-                            (node.peer.name, all(both) and (self.protocol == "C" or diskless))):  # fmt: skip
+                            (node.peer.name, all(both) and (everywhere or diskless))):  # fmt: skip
             if there:
-                for mark in self.ledgers[name].acked:
-                    if mark.acked is not None and mark.acked < seq and name not in mark.unsure:
-                        mark.durable.add(name)
+                self._for_good(name, seq)
+
+    def _for_good(self, name: str, seq: int) -> None:
+        for mark in self.ledgers[name].acked:
+            if mark.acked is not None and mark.acked < seq and name not in mark.unsure:
+                mark.durable.add(name)
+
+    def left(self, node: Node, verb: str, before: Any, warned: bool) -> None:
+        """A demotion, `detach` or `down` is answered with yes: data comes before metadata, and before this answer."""
+        mine, now = self.ledger(node), self.tick()
+        mine.answered = now  # who gave the order may end the engine
+        if warned:
+            return
+        if verb == "secondary" and before.role == Role.PRIMARY:
+            self._durable(node, now, before, True)
+        elif verb == "down" and before.disk == Disk.UP_TO_DATE and not mine.disk_failed:
+            self._for_good(node.name, now)
+
+    def stands(self, node: Node) -> None:
+        """A promotion is answered with yes: what the new Primary builds on is durable."""
+        mine = self.ledger(node)
+        if mine.promoting is not None and mine.promoting is node.port and node.state.disk == Disk.UP_TO_DATE:
+            self._for_good(node.name, self.clock)
 
     def _read(self, node: Node, request: Request, seq: int, before: Any) -> None:
         states = (before, node.state)

@@ -65,11 +65,23 @@ class Platter:
         self.slow_ms = 4
         self.failing: set[str] = set()
         """Of write, read, flush, meta."""
+        self.once: dict[str, tuple[int | None, bool]] = {}
+        """Those that fail in one wake-up only; the node's fuse from then on, if any, and whether that is its power."""
 
     def put(self, offset: int, data: bytes, sure: bool = False) -> None:
         assert offset >= 0 and offset + len(data) <= self.size_bytes, "a write beyond the data area"
         self.content[offset : offset + len(data)] = data
         self.unflushed.append((offset, data, sure))
+
+    def fails(self, *kinds: str) -> bool:
+        """Is it one of the calls that fail?"""
+        hit = self.failing.intersection(kinds)
+        for kind in sorted(hit & self.once.keys()):
+            fuse, power = self.once.pop(kind)
+            self.node.sim.at(self.node.sim.now, self.failing.discard, kind)
+            if fuse is not None and self.node.on:
+                self.node.fuse, self.node.fuse_power = fuse, power
+        return bool(hit)
 
     @property
     def superblock(self) -> Superblock:
@@ -182,7 +194,7 @@ class OpenDisk:
         self.node.act()
         platter = self.platter
         assert offset >= 0 and offset + len(data) <= platter.size_bytes, "a write beyond the data area"
-        if "write" in platter.failing:
+        if platter.fails("write"):
             return errno.EIO
         before = bytes(data)
         self.sim.oracle.overwritten(self.node)
@@ -198,7 +210,7 @@ class OpenDisk:
         platter = self.platter
         assert bytes(data) == entry[1], "the data of a write was changed before it was done"
         platter.under_way.remove(entry)
-        if "write" in platter.failing:
+        if platter.fails("write"):
             done(errno.EIO)
             return
         platter.put(*entry, sure)
@@ -220,13 +232,13 @@ class OpenDisk:
         self.node.act()
         platter = self.platter
         assert offset >= 0 and offset + length <= platter.size_bytes, "a read beyond the data area"
-        if "read" in platter.failing:
+        if platter.fails("read"):
             return errno.EIO
         if self.sim.rng.random() >= platter.slow_share:
             return bytes(platter.content[offset : offset + length])
 
         def run() -> None:
-            if "read" in platter.failing:
+            if platter.fails("read"):
                 done(errno.EIO, b"")
             else:
                 done(0, bytes(platter.content[offset : offset + length]))
@@ -241,7 +253,7 @@ class OpenDisk:
         upto = platter.taken + len(platter.unflushed)
 
         def run() -> None:
-            if platter.failing & {"flush", "write"}:
+            if platter.fails("flush") or "write" in platter.failing - platter.once.keys():
                 platter.flush_failed()
                 self.node.flush_failed()
                 done(errno.EIO)
@@ -272,7 +284,7 @@ class OpenDisk:
         platter = self.platter
         blocks, done = self.meta_queue.pop(0)
         platter.meta_under_way = []
-        self.meta_failed = failed = self.meta_failed or "meta" in platter.failing
+        self.meta_failed = failed = self.meta_failed or platter.fails("meta")
         if not failed:
             platter.meta.update(blocks)
         if self.meta_queue:
@@ -280,7 +292,7 @@ class OpenDisk:
         done(errno.EIO if failed else 0)
 
     def meta_read(self, offset: int, length: int) -> bytes:
-        if "meta" in self.platter.failing:
+        if self.platter.fails("meta"):
             raise OSError(errno.EIO, "Input/output error")
         return self.platter.meta_read(offset, length)
 

@@ -6,14 +6,21 @@ from __future__ import annotations
 import random
 from typing import Any, NamedTuple
 
+from tests.sim.scenes import crowd, once, scene
+
 BLOCKS_PER_EXTENT = 1024
 LONG_EVENTS = 200
 BATCHING_SEEDS = 10_000_000
 """From this seed on, a wake-up may handle several events, as the engine's do; older seeds stay what they were."""
+RICHER_SEEDS = 20_000_000
+"""From this seed on, scenes and more kinds of events stand among the single ones, and a resync may last."""
 
 
 class Event(NamedTuple):
-    """Something that happens to a node; afterwards time passes. `salt` seeds all chance until the next event."""
+    """Something that happens to a node; afterwards time passes. `salt` seeds all chance until the next event.
+
+    Node "p" is whoever is Primary then, or was last; "s" its peer.
+    """
 
     kind: str
     node: str
@@ -48,7 +55,10 @@ LONG: tuple[tuple[str, float], ...] = (
     ("invalidate", 0.7), ("invalidate_remote", 0.7), ("detach", 1), ("attach", 2), ("down", 0.8),
     ("pause", 0.5), ("resume", 1), ("outdate", 0.4), ("mend", 2.5),
 )  # fmt: skip
+MORE: tuple[tuple[str, float], ...] = (("fail_once", 3), ("crowd", 3), ("detach_force", 0.4))
 WAITS = (0, 0, 0, 1, 1, 2, 3, 5, 8, 15, 40)
+STEADY = frozenset({"write", "flush", "read", "zero", "trim", "up", "heal", "mend", "wait", "primary"})
+"""As likely in calm histories as in others."""
 LONG_WAITS = (100, 300, 700, 1500, 4000, 12000)
 AFTER_SB_0 = (
     "disconnect", "disconnect", "disconnect", "discard-younger-primary", "discard-older-primary",
@@ -115,11 +125,18 @@ def _argument(kind: str, rng: random.Random, spots: list[int], blocks: int) -> A
         return rng.choice([1, 15, 120])
     if kind == "clock":
         return rng.choice([-86_400, -5, 3, 4000, 10**7])
+    if kind == "fail_once":
+        return once(rng)
+    if kind == "crowd":
+        verb = rng.choice([None, None, "secondary", "detach", "disconnect", "connect", "attach", "invalidate"])
+        return crowd(rng, lambda each: _argument(each, rng, spots, blocks), verb)
     return None
 
 
 def long_history(seed: int, events: int = LONG_EVENTS) -> History:
     """A long random history."""
+    if seed >= RICHER_SEEDS:
+        return _richer_history(seed, events)
     rng = random.Random(seed)
     world = setup(rng)
     if seed >= BATCHING_SEEDS:
@@ -128,10 +145,36 @@ def long_history(seed: int, events: int = LONG_EVENTS) -> History:
     spots = [0, blocks - 1, *(rng.randrange(blocks) for _ in range(rng.choice([1, 4])))]
     kinds = [kind for kind, _ in LONG]
     calm = rng.choice([0.3, 1.0, 1.0, 2.0])
-    weights = [w if kind in ("write", "flush", "read", "zero", "trim", "up", "heal", "mend", "wait", "primary")
-               else w * calm for kind, w in LONG]  # fmt: skip
+    weights = [w if kind in STEADY else w * calm for kind, w in LONG]
     made = []
     for kind in rng.choices(kinds, weights, k=events + rng.randrange(40)):
         wait = rng.choice(LONG_WAITS) if kind == "wait" or rng.random() < 0.05 else rng.choice(WAITS)
         made.append(Event(kind, rng.choice("ab"), _argument(kind, rng, spots, blocks), wait, rng.getrandbits(32)))
+    return History(world, tuple(made))
+
+
+def _richer_history(seed: int, events: int) -> History:
+    """Single events and scenes."""
+    rng = random.Random(seed)
+    choice = rng.choice
+    world = setup(rng)
+    blocks = world["blocks"]
+    world["batch"] = choice([0.0, 0.05, 0.3])
+    world["on_io_error"] = choice(["detach", "detach", "pass_on"])
+    world["resync_rate_kib"] = choice([4 << 20, 4 << 20, 20000, 400, 400 if blocks > BLOCKS_PER_EXTENT else 40])
+    spots = [0, blocks - 1, *(rng.randrange(blocks) for _ in range(choice([1, 4, 30])))]
+    kinds = [kind for kind, _ in LONG + MORE]
+    calm = choice([0.3, 1.0, 1.0, 2.0])
+    weights = [w if kind in STEADY else w * calm for kind, w in LONG + MORE]
+    scenes = choice([0.02, 0.06, 0.15])
+    made: list[Event] = []
+    upto = events + rng.randrange(40)
+    while len(made) < upto:
+        if rng.random() < scenes:
+            steps = scene(rng, lambda kind: _argument(kind, rng, spots, blocks))
+            made += [Event(*step, rng.getrandbits(32)) for step in steps]
+            continue
+        kind = rng.choices(kinds, weights)[0]
+        wait = choice(LONG_WAITS) if kind == "wait" or rng.random() < 0.05 else choice(WAITS)
+        made.append(Event(kind, choice("ab"), _argument(kind, rng, spots, blocks), wait, rng.getrandbits(32)))
     return History(world, tuple(made))

@@ -60,6 +60,8 @@ class Ledger:
         """Alone."""
         self.judged_from: int | None = None
         """Promoted alone, and not yet answered: protocol A's prefix is judged from here on."""
+        self.promoting: object = None
+        """The disk on which it was promoted, until that is answered."""
         self.forced = -1
         self.met = -1
         """When its present connection began, as it sees it."""

@@ -3,8 +3,8 @@
 
     python -m tests.sim.mutate [--first SEED] [--limit SEEDS] [--jobs N] [NAME …]
 
-Each mutation runs in a process of its own, on a copy of the package in which one line is different. A seed that fails
-with the unchanged package, too, does not count. Exit code 1 if a mutation survives.
+Each mutation runs in a process of its own, on a copy of the package with one bug in it. A seed that fails with the
+unchanged package, too, does not count. Exit code 1 if a mutation survives.
 """
 
 from __future__ import annotations
@@ -39,14 +39,15 @@ class Result(NamedTuple):
 
 
 def apply(mutation: Mutation, directory: Path) -> None:
-    """A copy of the package in `directory`, with the one line changed. Raises ValueError if the line is not there."""
+    """A copy of the package in `directory`, with the bug in it. Raises ValueError if a line is not there."""
     package = directory / "replblock"
     shutil.copytree(ROOT / "replblock", package, ignore=shutil.ignore_patterns("__pycache__"))
-    file = package / mutation.file
-    text = file.read_text()
-    if text.count(mutation.before) != 1:
-        raise ValueError(f"{mutation.name}: stands {text.count(mutation.before)} times in {mutation.file}, not once")
-    file.write_text(text.replace(mutation.before, mutation.after))
+    for name, before, after in mutation.edits:
+        file = package / name
+        text = file.read_text()
+        if text.count(before) != 1:
+            raise ValueError(f"{mutation.name}: stands {text.count(before)} times in {name}, not once")
+        file.write_text(text.replace(before, after))
 
 
 def try_one(mutation: Mutation, first: int, limit: int) -> Result:

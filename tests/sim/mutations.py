@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The product broken on purpose, one line at a time: what the simulator must notice.
+"""The product broken on purpose, one bug at a time: what the simulator must notice.
 
 `before` stands exactly once in `file` (a test sees to it); `breaks` names the promise that is gone, by its number in
-docs/invariants.md.
+docs/invariants.md. Where a second guard in the product would hide the bug, the mutation takes that away, too: `also`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,12 @@ class Mutation(NamedTuple):
     before: str
     after: str
     breaks: str
+    also: tuple[tuple[str, str, str], ...] = ()
+    """More of the same bug: file, before, after."""
+
+    @property
+    def edits(self) -> tuple[tuple[str, str, str], ...]:
+        return ((self.file, self.before, self.after), *self.also)
 
 
 MUTATIONS: tuple[Mutation, ...] = (
@@ -101,9 +107,12 @@ MUTATIONS: tuple[Mutation, ...] = (
              "elif self._alone_ok:\n            self._mark(request)", "elif self._alone_ok:\n            pass",
              "4: written while disconnected and not marked"),
     Mutation("bit-cleared-before-the-write", "core/target.py",
-             "        disk = r.disk\n        if disk is None or r.links.link is not link:",
-             "        disk = r.disk\n        r.sync.clear_bits(sector << 9, len(payload))\n        if disk is None or r.links.link is not link:",
-             "5: cleared when the block has come, not when it is written"),
+             "        box: list[Busy] = []\n",
+             "        box: list[Busy] = []\n        r.sync.clear_bits(sector << 9, len(payload))\n        r.secondary.ack_resync(link, Cmd.RS_WRITE_ACK, BlockAck(sector, ID_SYNCER, len(payload)))\n",
+             "5: acknowledged, and cleared on both nodes, when the block has come, not when it is written",
+             (("core/target.py",
+               "        r.sync.clear_bits(sector << 9, size)\n        r.secondary.ack_resync(link, Cmd.RS_WRITE_ACK, ack)\n",
+               ""),)),
     Mutation("bit-cleared-on-disk-before-the-flush", "core/metastore.py",
              "        if not held:\n            return block", "        if True:\n            return block",
              "data before metadata: a bit is cleared on disk before its block is durable"),
@@ -128,6 +137,12 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation("failed-disks-marks-not-saved", "core/attachment.py",
              "r.meta.save_bitmap()  # a write that failed here", "pass  # a write that failed here",
              "4: a write that this disk refused is on the peer's, and marked nowhere"),
+    Mutation("failed-disk-keeps-its-name", "core/attachment.py",
+             "flags, mask = Flag(0), Flag.CONSISTENT | Flag.WAS_UP_TO_DATE", "flags, mask = Flag(0), Flag(0)",
+             "7: a disk that lost writes the peer has comes back UpToDate, and as the source"),
+    Mutation("lost-writes-not-noted", "core/attachment.py",
+             "flags = mask = Flag.LOST_WRITES", "flags = mask = Flag(0)",
+             "6: a disk that lost writes the peer may have overwrites it unasked"),
     Mutation("down-does-not-wait-for-the-metadata", "core/attachment.py",
              "            r.when_disk_idle(done)\n\n        def safe_there", "            done()\n\n        def safe_there",
              "7: a failed flush ends an orderly detach, and the engine ends before its metadata says so"),
@@ -157,7 +172,9 @@ MUTATIONS: tuple[Mutation, ...] = (
              "4: the older of two writes to a block comes last on the peer"),
     Mutation("resync-over-a-write", "core/target.py",
              'if turn is None and busy.count and busy.queue(start, end, "local", begin, ON_DISK):', "if False:",
-             "4: a resync's block and the peer's write race for the disk"),
+             "4: a resync's block and an older write, begun before the connection broke, race for the disk",
+             (("core/sync.py", "r.secondary.when_written(partial(r.primary.when_written, partial(written, go_on)))",
+               "written(go_on)"),)),
 
     Mutation("gathered-writes-overtaken", "core/primary.py",
              'or by a new state.\n        """\n        if self._out:', 'or by a new state.\n        """\n        if False:',
@@ -195,7 +212,9 @@ MUTATIONS: tuple[Mutation, ...] = (
     # ---- roles
     Mutation("promotion-does-not-flush", "core/roles.py",
              "r.secondary.when_written(written)", "flushed(0)",
-             "data before metadata: the doors open on data that is not durable yet"),
+             "data before metadata: the doors open on data that is not durable yet",
+             (("core/roles.py", "        if r.meta is meta:\n            meta.flush(flushed)\n        else:",
+               "        if True:"),)),
     Mutation("promotion-of-outdated-data", "state/sanitizing.py",
              '_AS_TARGET = Clip(Disk.INCONSISTENT, Disk.OUTDATED,', '_AS_TARGET = Clip(Disk.INCONSISTENT, Disk.UP_TO_DATE,',
              "3: who waits for a resync still calls itself UpToDate"),
@@ -210,7 +229,8 @@ MUTATIONS: tuple[Mutation, ...] = (
              "2: written behind the flush of a demotion, and not durable when it is answered"),
     Mutation("demotion-leaves-what-passed-the-doors", "core/roles.py",
              "            if not r.primary.idle:\n                self._demotion = drained", "            if False:\n                self._demotion = drained",
-             "2: demoted while writes of before are still under way"),
+             "2: demoted while writes of before are still under way",
+             (("core/resource.py", "if not self.primary.ready:\n            # the doors", "if False:\n            # the doors"),)),
     Mutation("demotion-does-not-flush", "core/roles.py",
              "r.primary.submit([Request(Op.FLUSH, 0, 0, flushed, fua=True)])", "self._demote(reply)",
              "2: a demoted node's writes are not durable on both"),
@@ -220,6 +240,6 @@ MUTATIONS: tuple[Mutation, ...] = (
              "4: the log does not count any more and the bitmap on disk is old"),
 
     # ---- bounds
-    Mutation("dials-in-a-storm", "core/rendezvous.py", "BACKOFF_CAP_MS = 30000", "BACKOFF_CAP_MS = 5",
+    Mutation("dials-in-a-storm", "core/rendezvous.py", "base = self.settings.connect_int_ms", "base = 7",
              "9: a lost peer is dialed without pause"),
 )  # fmt: skip

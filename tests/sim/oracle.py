@@ -54,7 +54,7 @@ class Oracle(Answers):
         if was_on:
             self.last_role[node.name] = self._serves(node)
         ledger = self.ledger(node)
-        ledger.judged_from = None
+        ledger.judged_from = ledger.promoting = None
         ledger.only_in_memory = was_on and node.state.disk == Disk.UP_TO_DATE
         primary = was_on and node.state.role == Role.PRIMARY
         if primary and node.platter.spoiled and ledger.flush_failed > ledger.answered:
@@ -132,7 +132,7 @@ class Oracle(Answers):
             return
         ledger = self.ledger(node)
         if old.role != new.role:
-            ledger.judged_from = None
+            ledger.judged_from = ledger.promoting = None
         if old.role != Role.PRIMARY and new.role == Role.PRIMARY:
             self._promoted(node, new)
         if new.pdsk == Disk.UP_TO_DATE != old.pdsk:
@@ -149,6 +149,8 @@ class Oracle(Answers):
             # was promised together with this disk only (docs/promises.md: the next flush fails)
             ledger.disk_failed = True
             ledger.failed_connected = self.tick()
+        if new.conn in TARGET and new.disk == Disk.UP_TO_DATE:
+            self.fail(3, f"{node.name} calls itself UpToDate in {new.conn.label}: the peer's data is newer")
         if new.conn == Conn.WF_REPORT_PARAMS != old.conn:
             self.last_decision[node.name] = node.resource.sync.decision  # of an older connection, maybe a refused one
         if new.disk == Disk.INCONSISTENT and not ledger.void:
@@ -173,6 +175,7 @@ class Oracle(Answers):
 
     def _promoted(self, node: Node, new: Any) -> None:
         mine = self.ledger(node)
+        mine.promoting = node.port
         if new.disk != Disk.UP_TO_DATE and new.pdsk != Disk.UP_TO_DATE:
             self.fail(3, f"{node.name} was promoted without UpToDate data")
         if self._alone(new):
@@ -190,6 +193,11 @@ class Oracle(Answers):
 
     def promotion_done(self, node: Node) -> None:
         """The answer to `primary` says yes: protocols A and B speak about the survivor now."""
+        self._survives(node)
+        self.stands(node)
+        self.ledger(node).promoting = None
+
+    def _survives(self, node: Node) -> None:
         mine = self.ledger(node)
         since, mine.judged_from = mine.judged_from, None
         keeper = node

@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from replblock.core.requests import Op, Request
+from replblock.core.roles import UNFLUSHED
 from replblock.core.settings import Settings
 from replblock.state.names import Conn, Role
 from tests.core.oracle import payload
@@ -26,10 +27,12 @@ COMMANDS = {
     "primary": ("primary", {}), "force": ("primary", {"force": True}), "secondary": ("secondary", {}),
     "disconnect": ("disconnect", {}), "connect": ("connect", {}), "discard": ("connect", {"discard_my_data": True}),
     "invalidate": ("invalidate", {}), "invalidate_remote": ("invalidate_remote", {}), "detach": ("detach", {}),
+    "detach_force": ("detach", {"force": True}),
     "pause": ("pause_sync", {}), "resume": ("resume_sync", {}), "outdate": ("outdate", {}),
     "tentative": ("connect", {"tentative": True}), "new_uuid": ("new_current_uuid", {}),
 }  # fmt: skip
 
+OPS = {"write": Op.WRITE, "zero": Op.ZERO, "trim": Op.TRIM, "flush": Op.FLUSH, "read": Op.READ}
 CHANGED_BY = {
     "secondary": "demoted", "disconnect": "disconnect", "connect": "connect", "detach": "detaching",
     "invalidate": "invalidate", "invalidate_remote": "invalidate-remote", "outdate": "outdate",
@@ -53,6 +56,8 @@ class Player:
         sim.a, sim.b = self._node("a"), self._node("b")
         sim.a.peer, sim.b.peer = sim.b, sim.a
         self.numbers = 0
+        self.primary = sim.a
+        """Who is Primary, or was last."""
         self.mender = Mender(self)
         self.played = 0
 
@@ -115,7 +120,7 @@ class Player:
         sim.rng.seed(event.salt)
         if self.trace:
             sim.note(f"event {number}: {event}")
-        node = sim.a if event.node == "a" else sim.b
+        node = self._named(event.node)
         verb = COMMANDS.get(event.kind)
         if verb is not None:
             self.command(node, *verb)
@@ -126,6 +131,13 @@ class Player:
         if number % CHECK_EVERY == 0:
             for node in sim.nodes:
                 self.oracle.check(node, "in passing")
+
+    def _named(self, name: str) -> Node:
+        if name in "ab":
+            return self.sim.a if name == "a" else self.sim.b
+        ruling = [n for n in (self.primary, self.primary.peer) if n.on and n.state.role == Role.PRIMARY]
+        self.primary = ruling[0] if ruling else self.primary
+        return self.primary if name == "p" else self.primary.peer
 
     def _no_storm(self, node: Node) -> None:
         """A dial of each kind every connect-int (give or take a seventh), and one at once after a command."""
@@ -142,8 +154,11 @@ class Player:
 
     def _submit(self, node: Node, op: Op, arg: Any) -> None:
         user = self._user(node)
-        if user is None:
-            return
+        if user is not None:
+            request = self._request(user, op, arg)
+            user.wake(user.resource.submit, [request])
+
+    def _request(self, user: Node, op: Op, arg: Any) -> Request:
         first, count, fua = arg or (0, 0, False)
         data = b""
         if op == Op.WRITE:
@@ -153,7 +168,22 @@ class Player:
         mark = self.oracle.submitted(user, request)
         if self.trace:
             self.sim.note(f"{user.name} submits {op.name} {mark}")
-        user.wake(user.resource.submit, [request])
+        return request
+
+    def do_crowd(self, node: Node, arg: Any) -> None:
+        """One wake-up of a busy engine: requests, an order, and requests that were handed in just after it."""
+        verb, before, after = arg
+        user = self._user(node)
+        if user is not None:
+            user.wake(self._crowd, user, verb, before, after)
+
+    def _crowd(self, user: Node, verb: str | None, before: Any, after: Any) -> None:
+        for kind, arg in before:
+            user.resource.submit([self._request(user, OPS[kind], arg)])
+        if verb is not None:
+            self._command(user, *COMMANDS.get(verb, (verb, {})), None)
+        for kind, arg in after:
+            user.resource.submit([self._request(user, OPS[kind], arg)])
 
     def do_write(self, node: Node, arg: Any) -> None:
         self._submit(node, Op.WRITE, arg)
@@ -216,8 +246,14 @@ class Player:
     def do_fail(self, node: Node, arg: Any) -> None:
         node.platter.failing.add(arg)
 
+    def do_fail_once(self, node: Node, arg: Any) -> None:
+        kind, *death = arg
+        node.platter.failing.add(kind)
+        node.platter.once[kind] = tuple(death)
+
     def do_repair(self, node: Node, arg: Any) -> None:
         node.platter.failing.clear()
+        node.platter.once.clear()
         node.platter.slow_ms = self.history.setup.get("slow_ms", 4)
 
     def _handler(self, node: Node, name: str) -> int:
@@ -277,7 +313,7 @@ class Player:
     def _command(self, node: Node, verb: str, args: dict[str, Any], then: Any) -> None:
         oracle, name = self.oracle, node.name
         ordered: tuple[set[str], str] | None = None
-        if args.get("force"):
+        if verb == "primary" and args.get("force"):
             ordered = (oracle.forcing, name)
         elif verb == "invalidate" or args.get("discard_my_data"):
             ordered = (oracle.gives_up, name)
@@ -291,6 +327,7 @@ class Player:
         before = fingerprint(node)
         rule = CHANGED_BY.get(verb, "")
         node.orders[verb] += 1
+        state = node.state
         order, said, undone = node.orders[verb], node.said[rule], self._undone(node)
 
         def reply(answer: Any) -> None:
@@ -308,6 +345,8 @@ class Player:
                 oracle.fail(8, f"{name}: {verb} was refused later on {answer.lines}, yet done")
             if verb == "primary" and not answer.exit_code and resource.state.role == Role.PRIMARY:
                 oracle.promotion_done(node)
+            if verb in ("secondary", "down", "detach") and not answer.exit_code:
+                oracle.left(node, verb, state, UNFLUSHED in answer.lines)
             if verb == "invalidate" and not answer.exit_code:
                 oracle.invalidated(node)
             if then is not None:
