@@ -130,8 +130,10 @@ class Attachment:
             if r.meta is not meta:
                 done("the disk was detached before it was in use")
             elif errno:
+                self._note_lost_writes(False)
                 self._drop()
-                done(f"{r.settings.disk_path}: {os.strerror(errno)} while flushing what the killed engine had written")
+                text = f"{r.settings.disk_path}: {os.strerror(errno)} while flushing what the killed engine had written"
+                r.when_disk_idle(lambda: done(text))
             else:
                 meta.settle(settled)
                 activity.go_on()
@@ -280,15 +282,17 @@ class Attachment:
         meta, state = r.meta, r.state
         if meta is None:
             return
-        # the source of a resync that lost its target cannot know whether it ended: then that one has everything
+        coming, alone = state.disk == Disk.ATTACHING, state.conn < Conn.CONNECTED
+        # the source of a resync that lost its target cannot know whether it ended: then that one has everything; and
+        # what the engine that was killed had answered on a disk that is only coming, the peer may have
         its_end_unknown = meta.uuids.bitmap != 0 and not meta.flags & Flag.WENT_ON_ALONE
-        if state.conn < Conn.CONNECTED and not its_end_unknown:
+        if alone and not (coming or its_end_unknown):
             return
-        if self._peer_has_everything(target_finished):
+        if not coming and self._peer_has_everything(target_finished):
             flags, mask = Flag(0), Flag.CONSISTENT | Flag.WAS_UP_TO_DATE
             text = "what was written here last may be missing: the disk is Inconsistent when it comes back"
             r.why("warning", "unflushed-disk-is-inconsistent", text)
-        elif state.role == Role.PRIMARY or state.conn < Conn.CONNECTED:
+        elif state.role == Role.PRIMARY or coming or alone:
             flags = mask = Flag.LOST_WRITES
             text = "what was written here last may be missing, and it is not certain that the peer has it: the peer is "
             text += "not overwritten from this disk unless it is told to give up its data"

@@ -21,10 +21,6 @@ if TYPE_CHECKING:
 UNFLUSHED = "warning: writes that were answered may be on no disk any more; no flush has failed for them yet"
 
 
-def _unflushed(reply: Reply, answer: Answer) -> None:
-    reply(answer._replace(lines=[*answer.lines, UNFLUSHED]))
-
-
 class Roles:
     """One change of role at a time."""
 
@@ -35,12 +31,18 @@ class Roles:
         self._promotion: list[Reply] | None = None
         """Who waits until what the new role stands on is durable."""
         self._demotion: Callable[[], None] | None = None
+        """What goes on when the last request is done."""
+        self._demoting: list[Reply] | None = None
+        """Who waits for a demotion, from the closing of the doors until the role has changed."""
 
     # --- primary ---
 
     def primary(self, args: dict[str, Any], reply: Reply) -> None:
         """primary [--force]."""
         r = self._r
+        if self._demoting is not None:  # it was ordered before, and would overtake this promotion
+            reply(self._admin.busy())
+            return
         if r.state.role == Role.PRIMARY and not (args.get("force") and r.state.disk != Disk.UP_TO_DATE):
             if self._promotion is not None:
                 self._promotion.append(reply)
@@ -226,7 +228,7 @@ class Roles:
         if r.state.role == Role.SECONDARY:
             reply(Answer())
             return
-        if self._demotion is not None or self._admin.pending is not None:
+        if self._admin.pending is not None:
             reply(self._admin.busy())
             return
         r.device_open = bool(args.get("device_open"))
@@ -235,6 +237,10 @@ class Roles:
         if refusal is not None:
             reply(self._admin.refused(refusal))
             return
+        if self._demoting is not None:
+            self._demoting.append(reply)
+            return
+        self._demoting = [reply]
         r.primary.ready = False
         self._promotion = None
         r.host.state_changed(r.state, r.state)
@@ -248,7 +254,7 @@ class Roles:
                 self._demotion = drained  # these had passed the doors before they were closed
                 return
             # not refused: whoever wrote has gone, and there would be no more to flush the next time
-            self._demote(partial(_unflushed, reply) if request.errno or r.primary.loss_untold else reply)
+            self._demote([UNFLUSHED] if request.errno or r.primary.loss_untold else [])
 
         self._demotion = drained
         if r.primary.idle:
@@ -259,21 +265,28 @@ class Roles:
         if self._demotion is not None and self._r.primary.idle:
             self._demotion()
 
-    def _demote(self, reply: Reply) -> None:
+    def _demote(self, warnings: list[str]) -> None:
         r = self._r
         if r.handshake.undecided:  # both must come to mirror images
-            r.handshake.when_over(lambda: self._demote(reply))
+            r.handshake.when_over(lambda: self._demote(warnings))
             return
+        waiting, self._demoting = self._demoting or [], None
+
+        def ended(answer: Answer) -> None:
+            for reply in waiting:
+                reply(answer)
+
         refusal = r.change("demoted", role=Role.SECONDARY)
         if refusal is not None:
             r.primary.ready = True
-            reply(self._admin.refused(refusal))
+            answer = self._admin.refused(refusal)
+            ended(answer._replace(lines=[*answer.lines, *warnings]))
             return
         meta = r.meta
         if r.state.conn >= Conn.CONNECTED:
             r.send_state()
         if meta is None:
-            reply(Answer())
+            ended(Answer(lines=warnings))
             return
         meta.save_bitmap()
-        meta.save(lambda error: reply(Answer()))
+        meta.save(lambda error: ended(Answer(lines=warnings)))

@@ -106,6 +106,7 @@ class Resync:
         r.remembered.report(report, reaction.peer_disk)
         if report.conn == Conn.CONNECTED and report.disk == Disk.UP_TO_DATE:
             self.target.end_unconfirmed = False
+            r.primary.thaw("end-unconfirmed")
             if report.pdsk == Disk.UP_TO_DATE:
                 r.primary.peer_knows()
         fresh = own.conn < Conn.CONNECTED

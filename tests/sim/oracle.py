@@ -36,6 +36,7 @@ class Oracle(Answers):
         # a crashed Primary's disk that fails before the peer was met again lost what a power loss would have taken:
         # by DRBD's table (rule 40) it is the source all the same, and nobody there knows what the peer has
         crashed = self.last_role.get(node.name) == Role.PRIMARY and state.role != Role.PRIMARY
+        crashed = crashed and state.disk != Disk.ATTACHING  # an attach notes it
         ledger.flush_failed, ledger.failed_ms = self.tick(), self.sim.now
         ledger.failed_apart = state.conn < Conn.CONNECTED
         ledger.alone_at_failure = (state.role == Role.PRIMARY or crashed) and state.conn < Conn.CONNECTED
@@ -244,6 +245,11 @@ class Oracle(Answers):
         lost = mine.acked - theirs.acked - theirs.forgiven
         lost = {m for m in lost if not (m.weak and self._taken_over(target, m))}
         lost = {m for m in lost if twice or not (m.weak and self._twice_lost(target, m))}
+        decision = target.resource.sync.decision
+        if decision and decision.rules[0] == "target-peer-missed-the-end" and not target.settings.offer_ordered:
+            # a kernel source does not say that it knows of the end of its resync: by DRBD's table a Primary that dies
+            # before that is the target again, and what it answered alone (A, B) is lost
+            lost = {m for m in lost if not m.weak}
         if mine.disk_failed:
             lost -= theirs.dropped  # this disk failed and that node lost power: two losses
         if mine.metadata_failed and theirs.disk_failed:
