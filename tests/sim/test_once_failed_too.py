@@ -27,6 +27,24 @@ FOUND = (
           "primary --force at a Primary that has lost its good data and its peer's did nothing: no command led out",
           {"blocks": 2, "on_no_data_accessible": "suspend-io"},
           (("fail", "b", "write"), ("fail", "a", "write"), ("trim", "a", (0, 8, False), 1500))),
+    Found("flush-fails-at-the-attach-of-a-crashed-primary",
+          "what a killed Primary's engine had written could not be made durable at the attach; attached once more the "
+          "disk was the source, without what was answered under C, over the peer that had it",
+          {"blocks": 16},
+          (("fail", "a", "flush"), ("write", "a", (72, 1, False)), ("slow", "a", 30, 40),
+           ("kill", "a", None, 3, 606244058), ("up", "a"), ("up", "a"), ("write", "b", (24, 8, False), 700))),
+    Found("promoted-between-two-demotions",
+          "secondary, secondary, primary: the second demotion, ordered before, undid the promotion",
+          {"batch": 0.3, "blocks": 2, "created": True, "slow_ms": 30},
+          (("mend", "b"), ("secondary", "a", None, 0, 485221253), ("secondary", "a", None, 5),
+           ("primary", "a", None, 0, 1827374110))),
+    Found("dead-before-the-source-heard-of-the-end",
+          "A: a Primary that had just ended a resync answered a write and died; the source had not heard of the end, "
+          "and overwrote it",
+          {"blocks": 2, "protocol": "A", "slow_share": 0.0},
+          (("secondary", "a", None, 30), ("primary", "b", None, 60), ("invalidate", "b", None, 28), ("cut", "a"),
+           ("write", "b", (8, 8, False), 3), ("flush", "b", None, 12), ("kill", "b", None, 5),
+           ("disconnect", "a", None, 20), ("heal", "a"), ("wait", "b", None, 1500))),
 )  # fmt: skip
 
 
