@@ -254,11 +254,32 @@ class Roles:
                 self._demotion = drained  # these had passed the doors before they were closed
                 return
             # not refused: whoever wrote has gone, and there would be no more to flush the next time
-            self._demote([UNFLUSHED] if request.errno or r.primary.loss_untold else [])
+            warnings = [UNFLUSHED] if request.errno or r.primary.loss_untold else []
+            if request.errno and r.meta is not None:
+                self._flush_without_data(r.meta, drained, lambda: self._demote(warnings))
+            else:
+                self._demote(warnings)
 
         self._demotion = drained
         if r.primary.idle:
             drained()
+
+    def _flush_without_data(self, meta: MetaStore, again: Callable[[], None], then: Callable[[], None]) -> None:
+        """No good data within reach; but of what this disk took, only the activity log tells until it is durable.
+
+        A Secondary's log does not count, and the resync copies only what is marked: data before metadata, here too.
+        """
+        r = self._r
+
+        def flushed(error: int) -> None:
+            if error and r.meta is meta:
+                r.disk_failed(error, "flushing at demotion")
+            if r.primary.idle:
+                then()
+            else:
+                self._demotion = again
+
+        meta.flush(flushed)
 
     def drained(self) -> None:
         """The last request is done."""

@@ -83,6 +83,8 @@ class Answers(Watch):
                 peer.on and (peer.state.disk != Disk.UP_TO_DATE or peer.state.conn in TARGET))
             if held and not theirs.void:
                 theirs.acked.add(mark)
+            elif theirs.lost_power > mark.submitted:
+                theirs.dropped.add(mark)  # its ack was on its way: lost there like those that had been read before
             elif not excused:
                 self.fail(1, f"{node.name} acknowledged {mark} under {self.protocol}, but {peer.name} does not hold it")
             return

@@ -70,4 +70,12 @@ FALSE_ALARMS = (
           {"blocks": 16, "delay_ms": 1, "sndbuf_bytes": 3000},
           (("primary", "a"), ("write", "a", (121, 7, False)), ("write", "a", (1, 1, False)), ("invalidate", "a"),
            ("disconnect", "b", None, 40), ("power", "a"), ("power", "b"))),
+    Found("acknowledged-by-a-peer-without-power",
+          "an ack that was on its way when the peer lost power: gone there like those that had been read before, and "
+          "then this node's disk failed, too (the oracle)",
+          {"blocks": 16, "ping_int_ms": 3000},
+          (("fuse", "a", (8, True)), ("wait", "b"), ("write", "b", (72, 2, False), 12000), ("mend", "b"),
+           ("primary", "b"), ("fail", "b", "read", 40), ("write", "a", (104, 1, False), 40), ("fuse", "a", (5, True)),
+           ("write", "b", (120, 8, False)), ("write", "b", (85, 16, False), 1),
+           ("write", "a", (72, 1, False), 40, 3290306449), ("read", "a", (104, 1, False)))),
 )  # fmt: skip

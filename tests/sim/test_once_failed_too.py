@@ -45,6 +45,14 @@ FOUND = (
           (("secondary", "a", None, 30), ("primary", "b", None, 60), ("invalidate", "b", None, 28), ("cut", "a"),
            ("write", "b", (8, 8, False), 3), ("flush", "b", None, 12), ("kill", "b", None, 5),
            ("disconnect", "a", None, 20), ("heal", "a"), ("wait", "b", None, 1500))),
+    Found("demoted-without-good-data",
+          "pass_on: a Primary whose disk was Inconsistent was demoted without its peer and did not flush: a power loss "
+          "took what the activity log told no more, and the resync that made it UpToDate left it out",
+          {"blocks": 2, "on_io_error": "pass_on"},
+          (("primary", "b"), ("write", "a", (5, 8, False)), ("fail", "a", "read"), ("read", "b", (13, 1, False)),
+           ("slow", "a", 300, 1500), ("down", "b"), ("cut_one_way", "b", None, 12000), ("up", "b"),
+           ("secondary", "a"), ("heal", "b"), ("wait", "a", None, 700), ("fuse", "a", (5, True)),
+           ("fail", "a", "meta"), ("wait", "a", None, 4000))),
 )  # fmt: skip
 
 

@@ -64,8 +64,17 @@ class Watch:
         return True
 
     def shows(self, node: Node, mark: Mark) -> bool:
-        """Zeroes may be older than every write, even where a trim or zeroing would be newer: they prove nothing."""
-        return 0 not in node.platter.stamps(range(mark.first, mark.first + mark.sectors))
+        """Does what the disk carries prove that this write arrived?
+
+        Zeroes may be older than every write, even where a trim or zeroing would be newer; and so may a write of an
+        earlier life that nobody was answered: it could have come later only while its application lived.
+        """
+        at = self.ledger(node).at
+        sectors = range(mark.first, mark.first + mark.sectors)
+        return all(
+            found and any(m.number == found and m.submitted >= mark.submitted for m in at.get(sector, []))
+            for sector, found in zip(sectors, node.platter.stamps(sectors), strict=True)
+        )
 
     def marked(self, node: Node, mark: Mark) -> bool:
         """Is every block of it marked as different, on one of the nodes?"""
