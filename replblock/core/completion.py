@@ -90,7 +90,7 @@ class Completion(Resend):
         if not waited or request._waits:
             return
         if request._net == NET_LOST:
-            self._no_data(request)
+            self._no_data(request, refused=True)
         else:
             self._complete(request)
 
@@ -181,14 +181,17 @@ class Completion(Resend):
             self._no_data(request)
         return True
 
-    def _no_data(self, request: Request) -> None:
-        """Neither here nor there: on-no-data-accessible."""
+    def _no_data(self, request: Request, refused: bool = False) -> None:
+        """Neither here nor there: on-no-data-accessible. `refused`: it failed where there is data."""
         state = self._r.state
         if is_copy(request):
             self._copy_failed(request)
             return
         if state.role == Role.PRIMARY and (self._suspends or state.suspended):
-            self._park(request)
+            if refused and self._data_in_reach:
+                self._refuse(request)
+            else:
+                self._park(request)
             return
         request.errno = errnos.EIO
         request._waits = 0

@@ -70,6 +70,8 @@ class PathState:
         self.ready = False
         self.frozen: set[str] = set()
         self._parked: deque[Request] = deque()
+        self._refused: list[Request] = []
+        """Under suspend-io: data was within reach, and could not be read or written. They begin anew later."""
         self._held: list[Request] = []
         self._unacked: dict[bytes, Request] = {}
         self._reads: dict[bytes, Request] = {}
@@ -223,7 +225,7 @@ class PathState:
     def _complete(self, request: Request) -> None:
         raise NotImplementedError
 
-    def _no_data(self, request: Request) -> None:
+    def _no_data(self, request: Request, refused: bool = False) -> None:
         raise NotImplementedError
 
     def _only_there(self, request: Request) -> None:

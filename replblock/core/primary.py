@@ -53,7 +53,7 @@ class PrimaryPath(Reads, Flushing):
     @property
     def idle(self) -> bool:
         """No request under way (parked ones count)."""
-        return not self._in_flight and not self._parked
+        return not (self._in_flight or self._parked or self._refused)
 
     @property
     def disk_idle(self) -> bool:
@@ -64,7 +64,7 @@ class PrimaryPath(Reads, Flushing):
     def counters(self) -> dict[str, int]:
         """Figures of /proc/drbd: ap, lo, pe."""
         return {
-            "ap": self._in_flight + len(self._parked), "lo": self._local_pending,
+            "ap": self._in_flight + len(self._parked) + len(self._refused), "lo": self._local_pending,
             "pe": len(self._unacked) + len(self._reads),
             "ep": len(self.log.closed) + 1,
         }  # fmt: skip
@@ -111,10 +111,7 @@ class PrimaryPath(Reads, Flushing):
             if self.frozen or (self._in_flight_bytes >= limit and request._parent is None) or (
                 (self._again or self._resending) and self._data_in_reach  # these go first
             ):
-                if request._parent is not None:
-                    self._parked.appendleft(request)
-                else:
-                    self._parked.append(request)
+                self._line_up(request)
                 continue
             self._in_flight += 1
             self._in_flight_bytes += request.length_bytes
@@ -349,7 +346,7 @@ class PrimaryPath(Reads, Flushing):
         request._waits &= ~LOCAL
         if not request._waits:
             if request._net == NET_LOST:
-                self._no_data(request)
+                self._no_data(request, refused=bool(error))
             else:
                 self._complete(request)
 

@@ -65,7 +65,7 @@ class Reads(Completion):
     def _read_there(self, request: Request) -> None:
         link, state = self._link, self._r.state
         if link is None or state.pdsk != Disk.UP_TO_DATE or state.conn < Conn.CONNECTED:
-            self._no_data(request)
+            self._no_data(request, refused=True)  # by this disk, if that is a good one
             return
         if request.length_bytes > self._most_bytes:
             self._split(request, self._read)

@@ -92,12 +92,32 @@ class Resend(PathState):
 
     def _park(self, request: Request) -> None:
         """Begin it from the start when there is data within reach."""
+        self._set_aside(request)
+        self._line_up(request)
+
+    def _refuse(self, request: Request) -> None:
+        """There was data within reach, and it failed: in every wake-up it would fail again."""
+        self._set_aside(request)
+        if not self._refused:
+            self._host.timer("refused", self._r.settings.connect_int_ms)
+        self._refused.append(request)
+
+    def on_refused_timer(self) -> None:
+        """The disk, or the peer's, had some time."""
+        refused, self._refused = self._refused, []
+        for request in refused:
+            self._line_up(request)
+        self._unpark()
+
+    def _set_aside(self, request: Request) -> None:
         if type(request._epoch) is tuple:
             self.busy.free(request._epoch[0])
         request._epoch = None
         request._net = NET_PENDING
         self._in_flight -= 1
         self._in_flight_bytes -= request.length_bytes
+
+    def _line_up(self, request: Request) -> None:
         if request._parent is not None:
             self._parked.appendleft(request)  # its parent is under way and holds the room that others wait for
         else:

@@ -186,6 +186,8 @@ class Resource:
             self.sync.on_timer(name)
         elif name == "epoch":
             self.primary.on_epoch_timer()
+        elif name == "refused":
+            self.primary.on_refused_timer()
         elif name.startswith("admin"):
             self.admin.on_timer(name)
         else:

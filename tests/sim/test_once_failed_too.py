@@ -8,6 +8,7 @@ import pytest
 from tests.sim.exhaustive import SETUP
 from tests.sim.false_alarms import Found
 from tests.sim.history import Event, History
+from tests.sim.play import Player
 from tests.sim.shrink import play
 
 FOUND = (
@@ -53,6 +54,13 @@ FOUND = (
            ("slow", "a", 300, 1500), ("down", "b"), ("cut_one_way", "b", None, 12000), ("up", "b"),
            ("secondary", "a"), ("heal", "b"), ("wait", "a", None, 700), ("fuse", "a", (5, True)),
            ("fail", "a", "meta"), ("wait", "a", None, 4000))),
+    Found("refused-by-the-last-copy",
+          "pass_on and suspend-io: a write that the last copy could not take began anew in every wake-up; every resync "
+          "ended with its blocks marked again, and the connection was made anew, all in 40 ms",
+          {"blocks": 40, "on_io_error": "pass_on", "on_no_data_accessible": "suspend-io", "slow_share": 1.0},
+          (("kill", "a", None, 8), ("primary", "b", None, 0, 2220904643), ("disconnect", "b", None, 8),
+           ("fail", "b", "write"), ("write", "b", (240, 16, False), 5), ("connect", "b"), ("up", "a"),
+           ("write", "a", (229, 8, False), 4000))),
 )  # fmt: skip
 
 
@@ -61,3 +69,20 @@ def test_stays_mended(found: Found) -> None:
     """The schedule that once failed keeps every promise."""
     failure = play(History(found.setup, tuple(Event(*event) for event in found.events)))
     assert failure is None, f"{found.what}\n{failure.text}"
+
+
+def test_a_refused_request_is_not_tried_in_every_wake_up() -> None:
+    """Without a peer the last copy is asked again after connect-int, whatever else happens; then it is answered."""
+    events = [("power", "b", None, 60_000), ("fail", "a", "write"), ("write", "a", (0, 8, False), 100)]
+    events += [("read", "a", (16, 8, False), 100), ("power", "b", None, 100)] * 50
+    setup = {"blocks": 16, "on_io_error": "pass_on", "on_no_data_accessible": "suspend-io", "connect_int_ms": 3000}
+    player = Player(History(setup, tuple(Event(*event) for event in events)))
+    player.begin()
+    for number, event in enumerate(player.history.events):
+        player.event(number, event)
+    a = player.sim.a
+    assert 2 <= a.said["io-error-on-last-copy"] <= 5
+    assert player.oracle.pending
+    player.event(0, Event("repair", "a", None, 3000))
+    assert not player.oracle.pending
+    player.finish()
