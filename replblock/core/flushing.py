@@ -66,7 +66,8 @@ class Flushing(Completion):
         """
         self.go()
         if self._primary and self._forgotten and not request.fua:
-            self._forgotten = False
+            # one that waits behind it may cover a lost write that it does not
+            self._forgotten = any(other.op == Op.FLUSH and not other.fua for other in self._parked)
             request.errno = errnos.EIO
             self._r.why("error", "lost-before-flush", "a flush fails: answered writes may be on no disk any more")
             self._complete(request)

@@ -63,6 +63,11 @@ def would_lose_exposed_data(r: Resource, own: State) -> bool:
     alone = own._replace(conn=Conn.WF_REPORT_PARAMS)  # a disk the peer attaches now is as new as a new peer
     if theirs is None or not lost_data_refusal(alone, r.exposed_uuid, theirs.current):
         return False
+    if own.conn >= Conn.CONNECTED and own.pdsk == Disk.INCONSISTENT:
+        # a target when our disk went: its generation, as we know it, is older than the resync that it may have ended
+        text = "this Primary lost its disk in mid-resync, and the peer calls its own one good now: connecting anew, to "
+        r.links.drop(Conn.NETWORK_FAILURE, "ask-for-its-generation", text + "learn whose data that is")
+        return True
     text = "this diskless Primary worked on data of another generation than the peer offers: not connecting"
     text += f"; attach the disk with the newer data first: replctl attach {r.settings.resource}"
     r.links.drop(Conn.DISCONNECTING, "exposed-data-lost", text, "error")

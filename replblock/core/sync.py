@@ -111,7 +111,9 @@ class Resync:
                 r.primary.peer_knows()
         fresh = own.conn < Conn.CONNECTED
         new_disk_there = report.disk >= Disk.NEGOTIATING > own.pdsk
-        if (fresh or new_disk_there) and would_lose_exposed_data(r, own):
+        # without a resync Outdated, too, becomes UpToDate; it may be a word from before a resync that our disk ended
+        good_now = reaction.peer_disk > Disk.INCONSISTENT >= own.pdsk
+        if (fresh or new_disk_there or good_now) and would_lose_exposed_data(r, own):
             return
         conn: Conn | None = None
         told = False

@@ -61,6 +61,21 @@ FOUND = (
           (("kill", "a", None, 8), ("primary", "b", None, 0, 2220904643), ("disconnect", "b", None, 8),
            ("fail", "b", "write"), ("write", "b", (240, 16, False), 5), ("connect", "b"), ("up", "a"),
            ("write", "a", (229, 8, False), 4000))),
+    Found("older-peer-raised-by-a-late-report",
+          "A: the disk of a Primary failed while its peer became a target; that one's report from before, Outdated, "
+          "made it UpToDate: the users went on with older data, and the next flush was answered",
+          {"blocks": 16, "cram_hmac_alg": "sha256", "ping_int_ms": 700, "protocol": "A"},
+          (("power", "b"), ("write", "a", (121, 7, True)), ("wait", "b", None, 1500), ("fail", "a", "meta"),
+           ("up", "b"), ("wait", "b", None, 100, 1883009305), ("flush", "b"))),
+    Found("told-to-a-flush-that-was-older",
+          "A: writes were lost with disk and connection; the flush that failed for them had been handed in before, the "
+          "one that was handed in after them was answered",
+          {"batch": 0.05, "blocks": 16, "on_no_data_accessible": "suspend-io", "ping_int_ms": 3000, "protocol": "A",
+           "start": "secondary"},
+          (("primary", "b", None, 0, 3666726889), ("write", "a", (120, 2, False), 15), ("slow", "b", 300),
+           ("write", "a", (72, 1, False), 8, 2015591360), ("heal", "b", None, 40), ("forget", "a", None, 15),
+           ("fail", "b", "flush", 8), ("flush", "a", None, 8, 1813037740), ("write", "b", (0, 1, False), 3),
+           ("flush", "b"), ("write", "a", (61, 16, False), 4000))),
 )  # fmt: skip
 
 
