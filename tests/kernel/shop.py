@@ -10,7 +10,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.e2e.pair import ROOT
@@ -66,6 +66,7 @@ class Node(Machine):
 
     def __init__(self, guest: Guest) -> None:
         super().__init__(guest)
+        self.config = CASE_CONF.read_text()
         self.heartbeat = (CASE / "ha.cf").read_text()
         self.resources = (CASE / "haresources").read_text()
         self.script = "drbd"        # which of them makes this node Primary
@@ -82,7 +83,7 @@ class Node(Machine):
 
     def files(self) -> Mapping[str, str]:
         return {
-            "/etc/drbd.conf": CASE_CONF.read_text(),
+            "/etc/drbd.conf": self.config,
             "/etc/fstab": FSTAB,
             "/etc/default/drbd": "DRBDADM=/sbin/drbdadm\nDRBDSETUP=/sbin/drbdsetup-of-ours\n"
                                  "PROC_DRBD=/run/replblock/proc\nMODPROBE=true\nRMMOD=true\n",
@@ -118,6 +119,20 @@ class Node(Machine):
     def wait_owner(self, patience_s: float = TAKE_OVER_S) -> None:
         wait_until(self.owns, lambda: f"{self.name} has the service; {self.said()[-4000:]}", patience_s)
 
+    def holds(self) -> str:
+        """What Heartbeat says of its resources: local, foreign, all, none, transition; "" where it does not run."""
+        done = self.guest.run("cl_status", "rscstatus")
+        return done.out.strip() if done.code == 0 else ""
+
+    def stop_heartbeat(self) -> None:
+        self.sh("/etc/init.d/heartbeat stop </dev/null", TAKE_OVER_S)
+
+    def lost(self, promised: list[str]) -> int:
+        """How many of the files are not there, or not as they were promised."""
+        said = self.guest.run("sh", "-c", check_files(promised).replace("--quiet", "")).out.splitlines()
+        assert len(said) == len(promised), said[-3:]
+        return sum(not line.endswith(": OK") for line in said)
+
     def said(self) -> str:
         return self.guest.run("cat", LOG).out
 
@@ -125,8 +140,8 @@ class Node(Machine):
         """Begin to note a take-over; `timeline` reads it."""
         return self.begin_python(WATCH, LOG, ADDRESS, HOME, self.script)
 
-    def write(self) -> Command:
-        return self.begin_python(WRITER, HOME, "100000", "100000", STOP)
+    def write(self, files: int = 100000) -> Command:
+        return self.begin_python(WRITER, HOME, str(files), "100000", STOP)
 
 
 class Shop(Pair):
@@ -146,6 +161,12 @@ class Shop(Pair):
                 node.heartbeat, count = re.subn(rf"(?m)^{name}( *).*$", rf"{name}\g<1>{value}", node.heartbeat)
                 assert count == 1, name
             node.write_file("/etc/ha.d/ha.cf", node.heartbeat)
+
+    def slow_resyncs(self) -> None:
+        """So slow that each lasts until something ends it; from the next `up` or `adjust` on."""
+        for node in (self.dados, self.backup):
+            node.config = node.config.replace("rate 100M;", "rate 250K; c-plan-ahead 0;")
+            node.write_file("/etc/drbd.conf", node.config)
 
     def first_day(self) -> None:
         """Metadata, first sync, ext3; then everything down: as the machines are before Heartbeat's first start."""
@@ -172,9 +193,12 @@ class Shop(Pair):
         self.dados.wait_owner(INIT_S)
 
     def sections(self) -> list[tuple[str, str]]:
-        return [*super().sections(),
-                *((f"{node.name}: Heartbeat's log", node.said()[-6000:])
-                  for node in (self.dados, self.backup) if node.guest.is_on)]  # fmt: skip
+        found = super().sections()
+        for node in (self.dados, self.backup):
+            with suppress(OSError, AssertionError):
+                if node.guest.is_on:
+                    found.append((f"{node.name}: Heartbeat's log", node.said()[-6000:]))
+        return found
 
     def switch_on(self, node: Node) -> None:
         """After a power cut."""
@@ -192,30 +216,49 @@ class Shop(Pair):
         finally:
             till.close()
 
-    def note(self, fault: str, watch: Command, fault_at: float, till: Till | None = None) -> dict[str, float]:
+    def note(self, fault: str, watch: Command, fault_at: float, till: Till | None = None) -> Row:
         """A take-over into the table, when the client was served again."""
         seconds = timeline(watch, fault_at, TAKE_OVER_S)
         if till is not None:
             seconds["client"] = till.served_after(fault_at + seconds["samba"]) - fault_at
-        rows.append(Row(fault, seconds))
-        return seconds
+        rows.append(row := Row(fault, seconds))
+        return row
 
-    def close(self, promised: list[str]) -> None:
-        """Heartbeat ends on both, in good order. Then what each case must leave behind: a clean file system that holds
-        every promised file, and twice the same data."""
+    def one_owner(self, patience_s: float = INIT_S) -> Node:
+        """Until one node has the service, the other nothing of it, and Heartbeat on both has nothing more to do."""
+        nodes = (self.dados, self.backup)
+
+        def found() -> Node | None:
+            holds = tuple(node.holds() for node in nodes)
+            if holds not in (("local", "local"), ("all", "none"), ("none", "all")):
+                return None
+            owners = [node for node in nodes if node.owns()]
+            return owners[0] if len(owners) == 1 and self.other(owners[0]).has_nothing() else None
+
+        def said() -> str:
+            return "one node has the service: " + "\n".join(f"{node.name}: {node.holds()}" for node in nodes)
+
+        owner = wait_until(found, said, patience_s)
+        assert isinstance(owner, Node)
+        return owner
+
+    def close(self, promised: list[str]) -> int:
+        """Heartbeat ends on both, in good order. Then what each case must leave behind: a clean file system, and twice
+        the same data. How many of the promised files are not there, or not as they were."""
         self.settle()
         nodes = sorted((self.dados, self.backup), key=lambda node: node.owns())
         for node in nodes:
-            node.sh("/etc/init.d/heartbeat stop </dev/null", TAKE_OVER_S)
+            node.stop_heartbeat()
             wait_until(node.has_nothing, f"{node.name} has given everything away")
         last = nodes[-1]
         last.do("primary", "all")
         last.sh(f"e2fsck -fn {DEVICE}")
         last.sh(f"mount {HOME}")
-        last.sh(check_files(promised))
+        lost = last.lost(promised)
         last.sh(f"umount {HOME}")
         last.do("secondary", "all")
         self.assert_same_data()
+        return lost
 
 
 class Till:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from tests.kernel.guest import Command
 
@@ -38,15 +38,18 @@ while "samba" in left or "address" in left:
 COLUMNS = ("declared dead", "address", "script begins", "primary", "mounted", "samba", "client", "ours")
 
 
-class Row(NamedTuple):
-    """One take-over: seconds after the fault, by event."""
+@dataclass
+class Row:
+    """One take-over: seconds after the fault, by event; files of the client and the writer that were lost by it."""
 
     fault: str
     seconds: dict[str, float]
+    lost: int | None = None
 
     @property
     def cells(self) -> list[str]:
-        return [f"{self.seconds[name]:.1f}" if name in self.seconds else "" for name in COLUMNS]
+        times = [f"{self.seconds[name]:.1f}" if name in self.seconds else "" for name in COLUMNS]
+        return [*times, "" if self.lost is None else str(self.lost)]
 
 
 rows: list[Row] = []
@@ -67,8 +70,9 @@ def timeline(watch: Command, fault_at: float, patience_s: float) -> dict[str, fl
 def table() -> list[str]:
     """All that was noted, for the eye."""
     width = max(len(row.fault) for row in rows)
-    lines = [" ".join([" " * width, *COLUMNS])]
+    heads = [*COLUMNS, "files lost"]
+    lines = [" ".join([" " * width, *heads])]
     for row in rows:
-        cells = (cell.rjust(len(name)) for cell, name in zip(row.cells, COLUMNS))
+        cells = (cell.rjust(len(head)) for cell, head in zip(row.cells, heads))
         lines.append(" ".join([row.fault.ljust(width), *cells]))
     return lines
