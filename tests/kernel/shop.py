@@ -25,10 +25,11 @@ DEBIAN = ROOT / ".venv" / "debian"
 CASE = Path(__file__).parent / "case"
 CHECKOUT = "/run/checkout"      # the checkout again, where no mount on /home can hide it
 ADDRESS = "192.168.0.212"
+OUR_SCRIPT = ROOT / "replblock" / "cluster" / "resource.d" / "replblock"
 SHARE = "loja"
 TILL = Path(__file__).with_name("till.py")
 LOG = "/var/log/ha-log"
-INIT_S = 240.0                  # initdead of the case is 120 s
+INIT_S = 400.0                  # degr-wfc-timeout and initdead of the case are 120 s each
 TAKE_OVER_S = 60.0             # how long a take-over is waited for; the case's dead time is 30 s
 
 PROGRAM = f"""#!/bin/sh
@@ -51,7 +52,7 @@ chown hacluster:haclient /run/heartbeat/ccm /run/heartbeat/crm /var/lib/heartbea
 ln -sfn {DISK} /dev/sda1
 for name in mount umount; do [ -e /sbin/$name ] || ln -s /bin/$name /sbin/$name; done
 cp /etc/init.d/smbd /etc/init.d/samba
-chmod 755 /sbin/drbdadm.new /etc/ha.d/resource.d/drbd
+chmod 755 /sbin/drbdadm.new /etc/ha.d/resource.d/drbd /etc/ha.d/resource.d/replblock
 rm -f /sbin/drbdadm; mv /sbin/drbdadm.new /sbin/drbdadm
 ln -sf /sbin/drbdadm /sbin/drbdsetup-of-ours
 printf 'exit 0\\n' | install -m 755 /dev/stdin /sbin/modprobe-of-none
@@ -60,13 +61,38 @@ chmod 600 /etc/ha.d/authkeys
 mkdir -p {HOME}
 """
 
+SUPERVISE = f"{CHECKOUT}/replblock/cluster/lib/supervise"
+BOOT = ("/etc/init.d/drbd start && "
+        f"(REPLCTL=/sbin/drbdadm setsid {SUPERVISE} r0 </dev/null >/var/log/supervise 2>&1 &) && "
+        "/etc/init.d/heartbeat start </dev/null")
+
+TYPE_YES = "/run/type-yes"
+CONSOLE = """
+import os, pty, select, sys
+child, terminal = pty.fork()
+if child == 0:
+    os.execvp(sys.argv[2], sys.argv[2:])
+typed = False
+while True:
+    if select.select([terminal], [], [], 0.1)[0]:
+        try:
+            said = os.read(terminal, 4096)
+        except OSError:
+            break
+        sys.stdout.write(said.decode(errors="replace").replace(chr(13), chr(10)))
+        sys.stdout.flush()
+    if not typed and os.path.exists(sys.argv[1]):
+        typed = True
+        os.write(terminal, b"yes" + bytes([10]))
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
 
 class Node(Machine):
     """A machine of the supermarket. Everything but its disk is made anew at each boot, as its memory is its root."""
 
     def __init__(self, guest: Guest) -> None:
         super().__init__(guest)
-        self.config = CASE_CONF.read_text()
         self.heartbeat = (CASE / "ha.cf").read_text()
         self.resources = (CASE / "haresources").read_text()
         self.script = "drbd"        # which of them makes this node Primary
@@ -83,7 +109,7 @@ class Node(Machine):
 
     def files(self) -> Mapping[str, str]:
         return {
-            "/etc/drbd.conf": self.config,
+            "/etc/drbd.conf": CASE_CONF.read_text(),
             "/etc/fstab": FSTAB,
             "/etc/default/drbd": "DRBDADM=/sbin/drbdadm\nDRBDSETUP=/sbin/drbdsetup-of-ours\n"
                                  "PROC_DRBD=/run/replblock/proc\nMODPROBE=true\nRMMOD=true\n",
@@ -92,8 +118,16 @@ class Node(Machine):
             "/etc/ha.d/haresources": self.resources,
             "/etc/ha.d/authkeys": (CASE / "authkeys").read_text().replace("Auth", "auth"),
             "/etc/ha.d/resource.d/drbd": CASE_SCRIPT.read_text(),
+            "/etc/ha.d/resource.d/replblock": OUR_SCRIPT.read_text(),
+            "/etc/default/replblock": "REPLCTL=/sbin/drbdadm\n",
             "/etc/samba/smb.conf": (CASE / "smb.conf").read_text(),
         }  # fmt: skip
+
+    def power_on(self) -> None:
+        """After a power cut, until init would begin."""
+        self.guest.start()
+        self.guest.wait_ready()
+        self.furnish()
 
     def boot(self) -> None:
         """What init does: the engine by DRBD's script, which waits for the peer, its supervisor, then Heartbeat."""
@@ -101,11 +135,11 @@ class Node(Machine):
         assert done.code == 0, done
 
     def begin_boot(self) -> Command:
-        supervise = f"{CHECKOUT}/replblock/cluster/lib/supervise"
-        return self.guest.begin(
-            "sh", "-c", f"/etc/init.d/drbd start </dev/null && (REPLCTL=/sbin/drbdadm setsid {supervise} r0 "
-            "</dev/null >/var/log/supervise 2>&1 &) && /etc/init.d/heartbeat start </dev/null", timeout_s=INIT_S,
-        )  # fmt: skip
+        return self.guest.begin("sh", "-c", BOOT, timeout_s=INIT_S)
+
+    def begin_boot_at_console(self) -> Command:
+        """With a terminal, at which somebody types `yes` when the file TYPE_YES is there."""
+        return self.begin_python(CONSOLE, TYPE_YES, "sh", "-c", BOOT)
 
     def owns(self) -> bool:
         """All of the service is here: address, file system, samba."""
@@ -129,6 +163,7 @@ class Node(Machine):
 
     def lost(self, promised: list[str]) -> int:
         """How many of the files are not there, or not as they were promised."""
+        promised = list(dict.fromkeys(promised))
         said = self.guest.run("sh", "-c", check_files(promised).replace("--quiet", "")).out.splitlines()
         assert len(said) == len(promised), said[-3:]
         return sum(not line.endswith(": OK") for line in said)
@@ -162,11 +197,11 @@ class Shop(Pair):
                 assert count == 1, name
             node.write_file("/etc/ha.d/ha.cf", node.heartbeat)
 
-    def slow_resyncs(self) -> None:
-        """So slow that each lasts until something ends it; from the next `up` or `adjust` on."""
+    def change_resources(self, line: str, script: str) -> None:
+        """Another line in haresources; `script` is what makes a node Primary there."""
         for node in (self.dados, self.backup):
-            node.config = node.config.replace("rate 100M;", "rate 250K; c-plan-ahead 0;")
-            node.write_file("/etc/drbd.conf", node.config)
+            node.resources, node.script = line + "\n", script
+            node.write_file("/etc/ha.d/haresources", node.resources)
 
     def first_day(self) -> None:
         """Metadata, first sync, ext3; then everything down: as the machines are before Heartbeat's first start."""
@@ -202,9 +237,7 @@ class Shop(Pair):
 
     def switch_on(self, node: Node) -> None:
         """After a power cut."""
-        node.guest.start()
-        node.guest.wait_ready()
-        node.furnish()
+        node.power_on()
         node.boot()
 
     @contextmanager
@@ -216,9 +249,10 @@ class Shop(Pair):
         finally:
             till.close()
 
-    def note(self, fault: str, watch: Command, fault_at: float, till: Till | None = None) -> Row:
+    def note(self, fault: str, watch: Command, fault_at: float, till: Till | None = None,
+             patience_s: float = TAKE_OVER_S) -> Row:  # fmt: skip
         """A take-over into the table, when the client was served again."""
-        seconds = timeline(watch, fault_at, TAKE_OVER_S)
+        seconds = timeline(watch, fault_at, patience_s)
         if till is not None:
             seconds["client"] = till.served_after(fault_at + seconds["samba"]) - fault_at
         rows.append(row := Row(fault, seconds))
