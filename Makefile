@@ -43,7 +43,7 @@ kernel-test: setup
 
 cluster-test: setup
 	REPLBLOCK_KERNEL_TESTS=all .venv/bin/python -m pytest -s --durations=0 --durations-min=1 \
-	    tests/kernel/test_heartbeat.py $(PYTEST_ARGS)
+	    $(wildcard tests/kernel/test_heartbeat*.py) $(PYTEST_ARGS)
 
 demo: setup
 	.venv/bin/replctl demo

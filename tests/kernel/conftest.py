@@ -46,8 +46,14 @@ def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
 
 @pytest.fixture
 def supermarket(request: pytest.FixtureRequest) -> Iterator[Shop]:
-    """The two machines of the model deployment, with ext3 on the device and everything down."""
-    made = two_guests(memory_mib=384)
+    """The two machines of the model deployment, with ext3 on the device and everything down.
+
+    `@pytest.mark.machines(kernel_drbd=True)`: with the guests' own DRBD, to compare.
+    """
+    marker = request.node.get_closest_marker("machines")
+    wanted = dict(marker.kwargs) if marker else {}
+    kernel_drbd = wanted.pop("kernel_drbd", False)
+    made = two_guests(**{"memory_mib": 384, **wanted})
     try:
         guests = made.__enter__()
     except (NoGuest, NetworkError) as reason:
@@ -55,6 +61,10 @@ def supermarket(request: pytest.FixtureRequest) -> Iterator[Shop]:
     try:
         shop = Shop([Node(guest) for guest in guests])
         request.node.stash.setdefault(PAIRS, []).append(shop)
+        for node in (shop.dados, shop.backup):
+            node.kernel_drbd = kernel_drbd
+            if kernel_drbd and node.guest.run("test", "-e", "/proc/drbd").code:
+                pytest.skip("no DRBD in the guests' kernel")
         shop.furnish()
         shop.first_day()
         yield shop

@@ -16,7 +16,7 @@ from pathlib import Path
 from tests.e2e.pair import ROOT
 from tests.e2e.shop import CASE_CONF, CASE_SCRIPT, FSTAB, HOME, MKFS
 from tests.e2e.waiting import wait_until
-from tests.kernel.guest import Command, Guest
+from tests.kernel.guest import COMMAND_S, Command, Guest, Result
 from tests.kernel.pair import DEVICE, DISK, Machine, Pair
 from tests.kernel.test_replication import STOP, WRITER, check_files
 from tests.kernel.timeline import WATCH, Row, rows, timeline
@@ -52,19 +52,28 @@ chown hacluster:haclient /run/heartbeat/ccm /run/heartbeat/crm /var/lib/heartbea
 ln -sfn {DISK} /dev/sda1
 for name in mount umount; do [ -e /sbin/$name ] || ln -s /bin/$name /sbin/$name; done
 cp /etc/init.d/smbd /etc/init.d/samba
-chmod 755 /sbin/drbdadm.new /etc/ha.d/resource.d/drbd /etc/ha.d/resource.d/replblock
-rm -f /sbin/drbdadm; mv /sbin/drbdadm.new /sbin/drbdadm
-ln -sf /sbin/drbdadm /sbin/drbdsetup-of-ours
+chmod 755 /etc/ha.d/resource.d/drbd /etc/ha.d/resource.d/replblock
 printf 'exit 0\\n' | install -m 755 /dev/stdin /sbin/modprobe-of-none
 rm -f /sbin/modprobe; mv /sbin/modprobe-of-none /sbin/modprobe
 chmod 600 /etc/ha.d/authkeys
 mkdir -p {HOME}
 """
+OURS = """
+install -m 755 /sbin/drbdadm.new /sbin/drbdadm
+ln -sf /sbin/drbdadm /sbin/drbdsetup-of-ours
+"""
+
+DEFAULTS = """DRBDADM=/sbin/drbdadm
+DRBDSETUP=/sbin/drbdsetup-of-ours
+PROC_DRBD=/run/replblock/proc
+MODPROBE=true
+RMMOD=true
+"""
 
 SUPERVISE = f"{CHECKOUT}/replblock/cluster/lib/supervise"
-BOOT = ("/etc/init.d/drbd start && "
-        f"(REPLCTL=/sbin/drbdadm setsid {SUPERVISE} r0 </dev/null >/var/log/supervise 2>&1 &) && "
-        "/etc/init.d/heartbeat start </dev/null")
+BOOT = "/etc/init.d/drbd start && /etc/init.d/heartbeat start </dev/null"
+BOOT_OURS = BOOT.replace("&&", f"&& (REPLCTL=/sbin/drbdadm setsid {SUPERVISE} r0 </dev/null >/var/log/supervise 2>&1 &)"
+                               " &&")  # fmt: skip
 
 TYPE_YES = "/run/type-yes"
 CONSOLE = """
@@ -96,6 +105,7 @@ class Node(Machine):
         self.heartbeat = (CASE / "ha.cf").read_text()
         self.resources = (CASE / "haresources").read_text()
         self.script = "drbd"        # which of them makes this node Primary
+        self.kernel_drbd = False    # the guest's own DRBD and drbd-utils' drbdadm instead of replblock
 
     @property
     def env(self) -> dict[str, str]:
@@ -105,14 +115,22 @@ class Node(Machine):
         for path, text in self.files().items():
             self.sh(f"mkdir -p {Path(path).parent}")
             self.write_file(path, text)
-        self.sh(FURNISH)
+        self.sh(FURNISH if self.kernel_drbd else FURNISH + OURS)
+
+    @property
+    def proc(self) -> str:
+        return next((line for line in self.sh("cat /proc/drbd").splitlines() if " cs:" in line), "") \
+            if self.kernel_drbd else super().proc
+
+    def try_(self, *words: str, timeout_s: float = COMMAND_S) -> Result:
+        return self.guest.run("/sbin/drbdadm", *words, timeout_s=timeout_s) if self.kernel_drbd else \
+            super().try_(*words, timeout_s=timeout_s)
 
     def files(self) -> Mapping[str, str]:
         return {
             "/etc/drbd.conf": CASE_CONF.read_text(),
             "/etc/fstab": FSTAB,
-            "/etc/default/drbd": "DRBDADM=/sbin/drbdadm\nDRBDSETUP=/sbin/drbdsetup-of-ours\n"
-                                 "PROC_DRBD=/run/replblock/proc\nMODPROBE=true\nRMMOD=true\n",
+            "/etc/default/drbd": "" if self.kernel_drbd else DEFAULTS,
             "/sbin/drbdadm.new": PROGRAM,
             "/etc/ha.d/ha.cf": self.heartbeat,
             "/etc/ha.d/haresources": self.resources,
@@ -135,11 +153,11 @@ class Node(Machine):
         assert done.code == 0, done
 
     def begin_boot(self) -> Command:
-        return self.guest.begin("sh", "-c", BOOT, timeout_s=INIT_S)
+        return self.guest.begin("sh", "-c", BOOT if self.kernel_drbd else BOOT_OURS, timeout_s=INIT_S)
 
     def begin_boot_at_console(self) -> Command:
         """With a terminal, at which somebody types `yes` when the file TYPE_YES is there."""
-        return self.begin_python(CONSOLE, TYPE_YES, "sh", "-c", BOOT)
+        return self.begin_python(CONSOLE, TYPE_YES, "sh", "-c", BOOT_OURS)
 
     def owns(self) -> bool:
         """All of the service is here: address, file system, samba."""
@@ -175,8 +193,8 @@ class Node(Machine):
         """Begin to note a take-over; `timeline` reads it."""
         return self.begin_python(WATCH, LOG, ADDRESS, HOME, self.script)
 
-    def write(self, files: int = 100000) -> Command:
-        return self.begin_python(WRITER, HOME, str(files), "100000", STOP)
+    def write(self, files: int = 100_000, place: str = HOME, most_bytes: int = 100_000) -> Command:
+        return self.begin_python(WRITER, place, str(files), str(most_bytes), STOP)
 
 
 class Shop(Pair):
@@ -205,12 +223,12 @@ class Shop(Pair):
 
     def first_day(self) -> None:
         """Metadata, first sync, ext3; then everything down: as the machines are before Heartbeat's first start."""
-        for machine in self.machines:
-            machine.do("create-md", "r0")
+        for machine in (self.dados, self.backup):
+            machine.do(*(["create-md", "--force"] if machine.kernel_drbd else ["create-md"]), "r0")
             machine.do("up", "all")
         for machine in self.machines:
             machine.wait_state("cs:Connected")
-        self.dados.do("new-current-uuid", "--clear-bitmap", "r0")
+        self.dados.do("--", "--clear-bitmap", "new-current-uuid", "r0")
         self.settle()
         self.dados.do("primary", "all")
         self.dados.sh(" ".join([*MKFS, DEVICE]))

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from tests.e2e.waiting import wait_until
-from tests.kernel.shop import TAKE_OVER_S, Shop
+from tests.kernel.shop import CASE, TAKE_OVER_S, Shop
 from tests.kernel.test_replication import io_errors
 from tests.kernel.test_restart import kill_engine
 
@@ -68,3 +68,18 @@ def test_the_case_replayed(supermarket: Shop) -> None:
         supermarket.note("heartbeat stop on backup", watch, asked_at, till)
         assert backup.has_nothing()
     assert supermarket.close(promised + till.promised) == 0
+
+
+def test_what_heartbeat_refuses(supermarket: Shop) -> None:
+    """The case's authkeys as it stands says `Auth 3`: not started. Nor with the method's name in upper case."""
+    dados = supermarket.dados
+    as_it_stands = (CASE / "authkeys").read_text()
+    assert "Auth 3" in as_it_stands and "3 md5" in as_it_stands
+    mended = as_it_stands.replace("Auth", "auth")
+    for text, why in ((as_it_stands, "Auth line [Auth 3"), (mended.replace("md5", "MD5"), "Invalid authtype [MD5]")):
+        dados.write_file("/etc/ha.d/authkeys", text)
+        assert dados.guest.run("/etc/init.d/heartbeat", "start").code == 6
+        assert why in dados.said()
+    dados.write_file("/etc/ha.d/authkeys", mended)
+    assert dados.guest.run("/etc/init.d/heartbeat", "start").code == 0
+    assert "heartbeat OK" in dados.guest.run("/etc/init.d/heartbeat", "status").out

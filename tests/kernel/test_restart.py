@@ -97,6 +97,32 @@ def test_not_over_a_second_primary(pair: Pair) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("verb", ["up", "down"])
+def test_another_start_after_a_crash(pair: Pair, verb: str) -> None:
+    """`up` and `down` after a crash do not take the device back: it fails for its users, at once and for good."""
+    first = busy_primary(pair)
+    first.sh(f"echo old >{MOUNTED}/file; sync {MOUNTED}/file {MOUNTED}")
+    kill_engine(first)
+    stuck = first.guest.begin("sh", "-c", f"echo never >{MOUNTED}/file; sync {MOUNTED}/file")
+    first.do(verb, "r0")
+    assert stuck.wait(PATIENCE_S).code != 0
+    assert io_errors(first.kernel_log())
+    first.sh(f"umount {MOUNTED}")
+    if verb == "down":
+        assert not first.proc
+        first.do("up", "r0")
+    pair.settle()
+    first.do("primary", "r0")
+    first.mount()
+    assert first.sh(f"cat {MOUNTED}/file") == "old\n"
+    assert first.begin_python(WRITER, MOUNTED, "5", "1000", STOP).wait().code == 0
+    first.umount()
+    first.sh(f"e2fsck -fn {DEVICE}")
+    first.do("secondary", "r0")
+    pair.assert_same_data()
+
+
+@pytest.mark.long
 def test_supervised(pair: Pair) -> None:
     """The supervisor restarts a killed engine, again and again, with the peer there and without it."""
     first = busy_primary(pair)

@@ -9,7 +9,7 @@ from tests.kernel.guest import Command
 
 #: Says, with the time, each thing that a take-over is made of, the moment it is true. Ends with the last one.
 WATCH = """
-import os, subprocess, sys, time
+import os, re, subprocess, sys, time
 log, address, home, script = sys.argv[1:5]
 def read(path):
     try:
@@ -19,7 +19,7 @@ def read(path):
         return ""
 skip = len(read(log))
 def dead(): return "is dead" in read(log)[skip:]
-def asked(): return f"Running /etc/ha.d/resource.d/{script} start" in read(log)[skip:].replace("  ", " ")
+def asked(): return re.search(f"Running /etc/ha.d/resource.d/{script} .*start", read(log)[skip:])
 def primary(): return any("ro:Primary/" in read(path) for path in ("/run/replblock/proc", "/proc/drbd"))
 def mounted(): return f" {home} ext3 " in read("/proc/mounts")
 def address_up(): return address in subprocess.run(["ip", "-4", "address", "show", "dev", "eth1"],
@@ -56,14 +56,14 @@ rows: list[Row] = []
 
 
 def timeline(watch: Command, fault_at: float, patience_s: float) -> dict[str, float]:
-    """Seconds after the fault, by event; `ours` is what the resource script takes to a mounted file system."""
+    """Seconds after the fault, by event; `ours` is what the resource script takes to a usable device."""
     watch.wait_for(lambda lines: any(line.endswith(" samba") for line in lines), "a take-over", patience_s)
     found = {}
     for line in watch.lines:
         at, _, name = line.partition(" ")
         found[name] = float(at) - fault_at
-    if {"mounted", "script begins"} <= found.keys():
-        found["ours"] = found["mounted"] - found["script begins"]
+    if {"primary", "script begins"} <= found.keys():
+        found["ours"] = found["primary"] - found["script begins"]
     return found
 
 
