@@ -70,3 +70,31 @@ def test_power_cuts(supermarket: Shop, way: str, line: str, script: str) -> None
     supermarket.switch_on(backup)
     supermarket.settle()
     assert supermarket.close(promised + writer.lines) == 0
+
+
+@pytest.mark.parametrize(("way", "line", "script"), WAYS[:2])
+def test_somebody_sits_in_home(supermarket: Shop, way: str, line: str, script: str) -> None:
+    """A process of dados's own holds /home during hb_standby. The case's script says it has stopped, and has not;
+    Heartbeat's Filesystem ends the process. Never are there two Primaries, and nothing is lost."""
+    dados, backup = supermarket.dados, supermarket.backup
+    supermarket.change_heartbeat(**QUICK)
+    if line:
+        supermarket.change_resources(line, script)
+    supermarket.open()
+    promised = dados.write(50).wait().out.splitlines()
+    sitter = dados.guest.begin("sh", "-c", f"cd {HOME} && echo sits && exec sleep 600", timeout_s=600)
+    sitter.wait_for(lambda lines: lines == ["sits"], "somebody sits in /home")
+    dados.sh("/usr/share/heartbeat/hb_standby")
+    wait_until(lambda: backup.holds() == "all", "Heartbeat on backup has finished", TAKE_OVER_S)
+    if line:
+        backup.wait_owner()
+        assert sitter.wait().code != 0 and dados.has_nothing()
+    else:
+        assert dados.proc.split()[2] == "ro:Primary/Secondary" and backup.guest.run("mountpoint", HOME).code != 0
+        backup.refused("primary", "r0", code=11)
+        sitter.stop()
+        dados.sh(f"umount {HOME}")
+        dados.do("secondary", "r0")
+        backup.sh("/etc/ha.d/resource.d/drbd start")    # what the operator does: samba serves it from now on
+        backup.wait_owner()
+    assert supermarket.close(promised) == 0
