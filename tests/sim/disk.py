@@ -66,7 +66,10 @@ class Platter:
         self.failing: set[str] = set()
         """Of write, read, flush, meta."""
         self.once: dict[str, tuple[int | None, bool]] = {}
-        """Those that fail in one wake-up only; the node's fuse from then on, if any, and whether that is its power."""
+        """Those that fail in one wake-up only; the node's fuse from then on, if any, and whether that is its power.
+
+        Below 0 it is no fuse: so many ms later the node dies.
+        """
 
     def put(self, offset: int, data: bytes, sure: bool = False) -> None:
         assert offset >= 0 and offset + len(data) <= self.size_bytes, "a write beyond the data area"
@@ -79,7 +82,9 @@ class Platter:
         for kind in sorted(hit & self.once.keys()):
             fuse, power = self.once.pop(kind)
             self.node.sim.at(self.node.sim.now, self.failing.discard, kind)
-            if fuse is not None and self.node.on:
+            if fuse is not None and fuse < 0:
+                self.node.sim.at(self.node.sim.now - fuse, self.node.dies_of_it, self.node.life, power)
+            elif fuse is not None and self.node.on:
                 self.node.fuse, self.node.fuse_power = fuse, power
         return bool(hit)
 

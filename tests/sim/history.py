@@ -14,6 +14,8 @@ BATCHING_SEEDS = 10_000_000
 """From this seed on, a wake-up may handle several events, as the engine's do; older seeds stay what they were."""
 RICHER_SEEDS = 20_000_000
 """From this seed on, scenes and more kinds of events stand among the single ones, and a resync may last."""
+SHARPER_SEEDS = 30_000_000
+"""From this seed on there are scenes for what those of before hardly ever came to."""
 
 
 class Event(NamedTuple):
@@ -167,11 +169,15 @@ def _richer_history(seed: int, events: int) -> History:
     calm = choice([0.3, 1.0, 1.0, 2.0])
     weights = [w if kind in STEADY else w * calm for kind, w in LONG + MORE]
     scenes = choice([0.02, 0.06, 0.15])
+    sharper = seed >= SHARPER_SEEDS
+    if sharper:
+        world["batch"] = choice([0.0, 0.05, 0.3, 0.6])
+        world["al_extents"] = choice([2, 2, 7, 67])
     made: list[Event] = []
     upto = events + rng.randrange(40)
     while len(made) < upto:
         if rng.random() < scenes:
-            steps = scene(rng, lambda kind: _argument(kind, rng, spots, blocks))
+            steps = scene(rng, lambda kind: _argument(kind, rng, spots, blocks), sharper)
             made += [Event(*step, rng.getrandbits(32)) for step in steps]
             continue
         kind = rng.choices(kinds, weights)[0]

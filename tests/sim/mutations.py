@@ -134,18 +134,15 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation("bad-disk-not-saved-before-an-answer", "core/attachment.py",
              'r.aftermath.freeze_until_saved("disk-failed", for_good=False)\n            return', "r.meta.save()\n            return",
              "7: the same for a disk that stays attached (pass_on)"),
-    Mutation("failed-disks-marks-not-saved", "core/attachment.py",
-             "r.meta.save_bitmap()  # a write that failed here", "pass  # a write that failed here",
-             "4: a write that this disk refused is on the peer's, and marked nowhere"),
     Mutation("failed-disk-keeps-its-name", "core/attachment.py",
              "flags, mask = Flag(0), Flag.CONSISTENT | Flag.WAS_UP_TO_DATE", "flags, mask = Flag(0), Flag(0)",
              "7: a disk that lost writes the peer has comes back UpToDate, and as the source"),
     Mutation("lost-writes-not-noted", "core/attachment.py",
              "flags = mask = Flag.LOST_WRITES", "flags = mask = Flag(0)",
              "6: a disk that lost writes the peer may have overwrites it unasked"),
-    Mutation("down-does-not-wait-for-the-metadata", "core/attachment.py",
-             "            r.when_disk_idle(done)\n\n        def safe_there", "            done()\n\n        def safe_there",
-             "7: a failed flush ends an orderly detach, and the engine ends before its metadata says so"),
+    Mutation("detach-does-not-flush", "core/attachment.py",
+             "            if r.meta is meta:\n                meta.flush(flushed)", "            if r.meta is meta:\n                flushed(0)",
+             "data before metadata: a clean `down` is answered, and a power loss takes what the log no longer names"),
 
     # ---- resync
     Mutation("resync-ends-before-the-flush", "core/target.py",
@@ -178,7 +175,8 @@ MUTATIONS: tuple[Mutation, ...] = (
 
     Mutation("gathered-writes-overtaken", "core/primary.py",
              'or by a new state.\n        """\n        if self._out:', 'or by a new state.\n        """\n        if False:',
-             "4: a resync request overtakes writes, and what comes back is older than what this disk has"),
+             "4: a resync request overtakes writes, and what comes back is older than what this disk has",
+             (("core/primary.py", "                self._zero(request)\n        self.go()\n", "                self._zero(request)\n"),)),
 
     # ---- generations
     Mutation("diskless-primarys-generation-not-waited-for", "core/aftermath.py",

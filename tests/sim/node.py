@@ -146,6 +146,11 @@ class Node:
         self._forget()
         self.sim.oracle.died(self, power, was_on)
 
+    def dies_of_it(self, life: int, power: bool) -> None:
+        """The machine follows its disk."""
+        if self.on and self.life == life:
+            self.die(power)
+
     def stop(self) -> None:
         """The engine ends in good order (after `down`)."""
         self.die(False)

@@ -152,13 +152,84 @@ def crowd(rng: random.Random, argument: Argument, verb: str | None) -> Any:
     return verb, take(3), take(3)
 
 
+def follows(rng: random.Random, kind: str) -> Any:
+    """A failure that goes away by itself; the node dies a few ms after it, if at all."""
+    return kind, rng.choice((None, -1, -1, -2, -4, -10, -30)), rng.random() < 0.5
+
+
+def overtaken(rng: random.Random, argument: Argument) -> list[Step]:
+    """An old write lies about in the peer's disk while its blocks are written anew, and resynced."""
+    writes = [("write", "p", argument("write"), 0) for _ in range(rng.randrange(1, 4))]
+    steps: list[Step] = [("slow", "s", 2000, 0), *writes, ("wait", "p", None, rng.choice((3, 8, 20)))]
+    steps += [("slow", "s", 2, 0)]
+    away = (("disconnect", "connect", "s"), ("disconnect", "connect", "p"), ("forget", "wait", "p"))
+    gone, back, node = rng.choice(away)
+    steps += [(gone, node, None, rng.choice((5, 10))), *writes, (back, node, None, rng.choice(LATER))]
+    return [*steps, ("wait", "p", None, 2000), ("repair", "s", None, 0)]
+
+
+def settled(rng: random.Random, argument: Argument) -> list[Step]:
+    """Everything is flushed; in the wake-up of a demotion the same blocks are written once more, and power fails."""
+    writes = [("write", "p", argument("write"), 0) for _ in range(rng.randrange(1, 3))]
+    steps: list[Step] = [("disconnect", "s", None, 60)] if rng.random() < 0.7 else []
+    steps += [*writes, ("wait", "p", None, 60), ("flush", "p", None, 60)]
+    late = tuple((kind, arg) for kind, _, arg, _ in writes)
+    steps += [("crowd", "p", ("secondary", (), late), rng.choice((8, 30, 60, 100))), ("power", "p", None, 20)]
+    return [*steps, ("up", "p", None, 60), ("connect", "s", None, 60)]
+
+
+def hiccup(rng: random.Random, argument: Argument) -> list[Step]:
+    """In the middle of a resync the target's disk is slow for a moment; flushes go by; then it dies."""
+    steps: list[Step] = [("disconnect", "s", None, 50)]
+    steps += [("write", "p", argument("write"), 0) for _ in range(rng.randrange(4, 16))]
+    steps += [("connect", "s", None, rng.choice((60, 250, 400))), ("slow", "s", 2000, rng.choice((5, 30, 110)))]
+    steps += [("slow", "s", 2, 0)]
+    for _ in range(rng.randrange(1, 4)):
+        steps += [("write", "p", argument("write"), 5), ("flush", "p", None, 40)]
+    gone = rng.choice(("disconnect", "forget", "kill"))
+    return [*steps, (gone, "s", None, 10), (rng.choice(("kill", "power")), "s", None, 60), ("up", "s", None, 60),
+            ("repair", "s", None, 0)]  # fmt: skip
+
+
+def reattached(rng: random.Random, argument: Argument) -> list[Step]:
+    """A Primary without a disk gets it back under load: writes begin as their extents become hot, amid the resync."""
+    writes = [("write", "p", argument("write"), 0) for _ in range(rng.randrange(3, 12))]
+    steps: list[Step] = [("detach", "p", None, 60), *writes, ("wait", "p", None, 60)]
+    steps += [("attach", "p", None, rng.choice((0, 5, 12, 20)))]
+    for _ in range(3):
+        waits = rng.choice(((0, 1), (2, 5), (5, 15)))
+        steps += [(kind, node, arg, rng.choice(waits)) for kind, node, arg, _ in writes]
+    return [*steps, ("wait", "p", None, 300)]
+
+
+def failing(rng: random.Random, argument: Argument) -> list[Step]:
+    """The Primary's disk fails when the peer has the write already, or when nobody hears of it; soon it is dead."""
+    steps: list[Step] = burst(rng, argument, 1, 4)
+    blind = rng.choice((None, "cut", "cut_one_way", "cut_one_way"))
+    steps += [("slow", "p", rng.choice((2, 30, 300)), 0)]
+    if rng.random() < 0.5:
+        steps += [("write", "p", argument("write"), rng.choice((5, 15, 31)))]
+    steps += [(blind, "p", None, 0)] if blind else []
+    kind = rng.choice(("write", "flush"))
+    steps += [("fail_once", "p", follows(rng, kind), 0), ("write", "p", argument("write"), 0), ("flush", "p", None, 0)]
+    steps += [("wait", "p", None, rng.choice((10, 60, 330))), ("write", "p", argument("write"), rng.choice(SOON))]
+    steps += [(rng.choice(("kill", "power", "wait")), "p", None, rng.choice(SOON)), ("heal", "p", None, 0)]
+    return [*steps, ("repair", "p", None, 0), ("up", "p", None, 300), ("up", "s", None, 300), ("attach", "p", None, 60)]
+
+
 SCENES = (
     (back_again, 5), (takeover, 3), (step_down, 3), (refused, 2), (lagging, 2), (last_copy, 3), (storm, 1),
 )  # fmt: skip
 
 
-def scene(rng: random.Random, argument: Argument) -> list[Step]:
+SHARPER = (
+    *SCENES, (overtaken, 1), (settled, 1), (hiccup, 2), (reattached, 2), (failing, 3),
+)  # fmt: skip
+
+
+def scene(rng: random.Random, argument: Argument, sharper: bool) -> list[Step]:
     """One of them, mostly begun with both nodes well and a Primary."""
-    made = rng.choices([make for make, _ in SCENES], [weight for _, weight in SCENES])[0]
+    scenes = SHARPER if sharper else SCENES
+    made = rng.choices([make for make, _ in scenes], [weight for _, weight in scenes])[0]
     order: list[Step] = [("mend", "p", None, 0), ("primary", "p", None, 40)]
     return [*(order if rng.random() < 0.7 else []), *made(rng, argument)]
