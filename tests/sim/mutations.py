@@ -230,7 +230,7 @@ MUTATIONS: tuple[Mutation, ...] = (
              "2: demoted while writes of before are still under way",
              (("core/resource.py", "if not self.primary.ready:\n            # the doors", "if False:\n            # the doors"),)),
     Mutation("demotion-does-not-flush", "core/roles.py",
-             "r.primary.submit([Request(Op.FLUSH, 0, 0, flushed, fua=True)])", "self._demote(reply)",
+             "r.primary.submit([Request(Op.FLUSH, 0, 0, flushed, fua=True)])", "self._demote([])",
              "2: a demoted node's writes are not durable on both"),
     Mutation("primary-flag-cleared-before-the-bitmap", "core/aftermath.py",
              "            meta.save_bitmap()  # the activity log does not count any more: what it covered stands in the bitmap first",
