@@ -66,6 +66,8 @@ class Cluster:
         for source in ("ocf/replblock", "lib/replblock-crm-fence", "lib/replblock-crm-unfence"):
             shutil.copy(layout.HERE / source, directory)
         self.agent = directory / "replblock"
+        self.more: dict[str, str] = {}
+        """Further variables for all programs; they go first."""
 
     def environment(self, node: Node) -> dict[str, str]:
         """For any of the programs on this node."""
@@ -73,7 +75,7 @@ class Cluster:
             **node.environment, "PATH": f"{self.tools}:{os.environ['PATH']}", "CIB_file": str(self.path),
             "PCMK_schema_directory": str(DEBIAN / "usr/share/pacemaker"), "LD_LIBRARY_PATH": ":".join(LIBRARIES),
             "REPLCTL": " ".join(node.command()), "UNFENCE": str(self.directory / "replblock-crm-unfence"),
-            "PROMOTE_PAUSE": "0",
+            "PROMOTE_PAUSE": "0", "SUPERVISOR_S": "0", **self.more,
         }  # fmt: skip
 
     def run(self, node: Node, *command: str, **more: str) -> Result:

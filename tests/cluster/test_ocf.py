@@ -240,6 +240,16 @@ def test_monitor(cluster: Cluster, pair: Pair, state: State, code: int, score: s
         pair.a.signal(signal.SIGCONT)
 
 
+def test_monitor_has_patience_with_a_supervisor(cluster: Cluster, pair: Pair) -> None:
+    """An engine that died and is back at the second look is no failure. Here it comes back as a Secondary."""
+    killed(pair)
+    replctl, seen = " ".join(pair.a.command()), cluster.directory / "seen"
+    cluster.tool("replctl", f"[ ! -e {seen} ] || {replctl} up r0; touch {seen}; exec {replctl} \"$@\"")
+    cluster.more = {"REPLCTL": str(cluster.tools / "replctl"), "SUPERVISOR_S": "5"}
+    assert cluster.ocf(pair.a, "monitor").code == OK
+    assert pair.a.state().startswith("Secondary")
+
+
 def test_a_probe_of_what_is_down_leaves_the_scores_alone(cluster: Cluster, pair: Pair) -> None:
     cluster.run(pair.a, "crm_attribute", "--promotion=p-r0", "--node", "alfa", "--lifetime", "reboot", "--update", "5")
     assert cluster.ocf(pair.a, "monitor", interval="0").code == NOT_RUNNING

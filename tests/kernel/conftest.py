@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterator
 
 import pytest
 
+from tests.kernel.crm import Cluster
 from tests.kernel.kernels import NoGuest
 from tests.kernel.network import NetworkError
 from tests.kernel.pair import Pair, two_guests, two_machines
@@ -68,6 +69,30 @@ def supermarket(request: pytest.FixtureRequest) -> Iterator[Shop]:
         shop.furnish()
         shop.first_day()
         yield shop
+    finally:
+        made.__exit__(None, None, None)
+
+
+@pytest.fixture
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """The two machines of a Pacemaker cluster, which is not started; `@pytest.mark.cluster(fencing="resource-only",
+    properties="stonith-enabled=false")` configures it otherwise.
+    """
+    marker = request.node.get_closest_marker("cluster")
+    options = {"fencing": "resource-and-stonith", "properties": "", **(marker.kwargs if marker else {})}
+    made = two_guests(memory_mib=512)
+    try:
+        guests = made.__enter__()
+    except (NoGuest, NetworkError) as reason:
+        pytest.skip(str(reason))
+    try:
+        cluster = Cluster(guests, options["properties"])
+        request.node.stash.setdefault(PAIRS, []).append(cluster)
+        try:
+            cluster.first_day(options["fencing"])
+            yield cluster
+        finally:
+            cluster.close()
     finally:
         made.__exit__(None, None, None)
 

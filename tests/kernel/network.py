@@ -64,7 +64,29 @@ class Network:
         self._ip([f"link set {tap} " + (f"master br{cable}" if in_ else "nomaster")])
 
     def connect(self, address: tuple[str, int], timeout_s: float) -> socket.socket:
-        """A TCP connection from inside the namespace: a thread goes there and makes the socket, which stays there."""
+        """A TCP connection from inside the namespace."""
+        link = self._socket()
+        try:
+            link.settimeout(timeout_s)
+            link.connect(address)
+        except BaseException:
+            link.close()
+            raise
+        return link
+
+    def listen(self, address: tuple[str, int]) -> socket.socket:
+        """Ours is the third machine: a service of it."""
+        listener = self._socket()
+        try:
+            listener.bind(address)
+            listener.listen()
+        except BaseException:
+            listener.close()
+            raise
+        return listener
+
+    def _socket(self) -> socket.socket:
+        """A TCP socket inside the namespace: a thread goes there and makes it; it stays there."""
         made: list[socket.socket] = []
 
         def make() -> None:
@@ -80,14 +102,7 @@ class Network:
         maker.join()
         if not made:
             raise NetworkError("the network namespace cannot be entered")
-        link = made[0]
-        try:
-            link.settimeout(timeout_s)
-            link.connect(address)
-        except BaseException:
-            link.close()
-            raise
-        return link
+        return made[0]
 
     def close(self) -> None:
         assert self._holder.stdin is not None
