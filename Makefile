@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # replblock: make test, make demo. Everything else: make help.
-.PHONY: help setup test unit deep kernel-test cluster-test lint demo bench fuzz torture sim mutants deb clean distclean
+.PHONY: help setup test unit deep kernel-test cluster-test pacemaker-test lint demo bench fuzz torture sim mutants deb clean distclean
 
 PYTEST_ARGS ?=
 JOBS ?= 2
@@ -14,6 +14,7 @@ help:
 	@echo 'make deep    the tests with generated examples, with thousands of new ones each'
 	@echo 'make kernel-test  two guests with kernels of their own; what they need: docs/kernel-tests.md'
 	@echo 'make cluster-test  the model deployment under Heartbeat, in two guests: docs/case.md'
+	@echo 'make pacemaker-test  a file server under Pacemaker and corosync, in two guests: docs/pacemaker.md'
 	@echo 'make bench   side by side with nbdkit and qemu-storage-daemon; BENCH_ARGS=--quick'
 	@echo 'make torture real faults on real processes, every acknowledgement accounted for; MINUTES=60 SEED=4711'
 	@echo 'make fuzz    fuzzing guided by coverage: TARGET=conf RUNS=1000000 SECONDS=600; docs/fuzzing.md'
@@ -44,6 +45,10 @@ kernel-test: setup
 cluster-test: setup
 	REPLBLOCK_KERNEL_TESTS=all .venv/bin/python -m pytest -s --durations=0 --durations-min=1 \
 	    $(wildcard tests/kernel/test_heartbeat*.py) $(PYTEST_ARGS)
+
+pacemaker-test: setup
+	REPLBLOCK_KERNEL_TESTS=all .venv/bin/python -m pytest -s --durations=0 --durations-min=1 \
+	    tests/kernel/test_pacemaker.py $(PYTEST_ARGS)
 
 demo: setup
 	.venv/bin/replctl demo

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 
 from tests.e2e.waiting import wait_until
@@ -49,7 +50,7 @@ class Client:
     def longest_wait(self, since: float) -> float:
         """Seconds between two that succeeded, at most, since then."""
         ends = [since, *(float(end) for end, result, *_ in self._attempts if result == "ok" and float(end) > since)]
-        return max((after - before for before, after in zip(ends, ends[1:])), default=0.0)
+        return max((after - before for before, after in pairwise(ends)), default=0.0)
 
     def close(self) -> None:
         self._process.kill()

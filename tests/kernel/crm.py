@@ -25,6 +25,7 @@ LIB = "/usr/local/lib/replblock"
 SUPERVISE = f"{LIB}/supervise"
 SHARE, PLACE, ADDRESS = "files", "/srv", "192.168.0.212"
 COROSYNC_LOG, PACEMAKER_LOG = "/var/log/corosync/corosync.log", "/var/log/pacemaker/pacemaker.log"
+CIB = "/var/lib/pacemaker/cib/cib.xml"
 SERVICE_S = 240.0           # how long a change of the cluster is waited for
 HANDLERS = f'handlers {{ fence-peer "{LIB}/replblock-crm-fence"; unfence-peer "{LIB}/replblock-crm-unfence"; }}'
 MADE_TO_FIT = {"systemd:smbd": "lsb:smbd", "fstype=ext4": "fstype=ext3", "stonith:fence_ipmilan": "stonith:fence_plug"}
@@ -43,6 +44,32 @@ guest ok = yes
 force user = root
 read only = no
 sync always = yes
+"""
+
+COROSYNC = f"""totem {{
+    version: 2
+    cluster_name: shop
+    transport: knet
+    crypto_cipher: none
+    crypto_hash: none
+}}
+quorum {{
+    provider: corosync_votequorum
+    two_node: 1
+}}
+logging {{
+    to_logfile: yes
+    logfile: {COROSYNC_LOG}
+    to_syslog: no
+    timestamp: hires
+}}
+"""
+NODE = """    node {{
+        name: {name}
+        nodeid: {number}
+        ring0_addr: {first}
+        ring1_addr: {second}
+    }}
 """
 
 FURNISH = f"""
@@ -139,8 +166,12 @@ class Member(Machine):
 
     def constraints(self) -> list[str]:
         """On which nodes the fencing handler allows the promoted role."""
-        found = self.guest.run("cibadmin", "--query", "--xpath", "//rsc_location[starts-with(@id, 'drbd-fence-by-handler')]")
+        ours = "//rsc_location[starts-with(@id, 'drbd-fence-by-handler')]"
+        found = self.guest.run("cibadmin", "--query", "--xpath", ours)
         return re.findall(r'operation="ne" value="(\w+)"', found.out)
+
+    def configuration(self) -> str:
+        return self.sh("cibadmin --query")
 
     def watch(self) -> Command:
         """Begin to note a take-over; `events` reads it."""
@@ -170,16 +201,10 @@ class Cluster(Pair):
 
     def corosync(self) -> str:
         nodes = "".join(
-            f"    node {{\n        name: {one.name}\n        nodeid: {one.guest.number}\n        ring0_addr: "
-            f"{one.guest.address}\n        ring1_addr: {CABLES['eth1']}.{one.guest.number}\n    }}\n"
-            for one in self.machines
+            NODE.format(name=one.name, number=one.guest.number, first=one.guest.address,
+                        second=f"{CABLES['eth1']}.{one.guest.number}") for one in self.machines
         )  # fmt: skip
-        return (
-            "totem {\n    version: 2\n    cluster_name: shop\n    transport: knet\n    crypto_cipher: none\n"
-            f"    crypto_hash: none\n}}\nnodelist {{\n{nodes}}}\n"
-            "quorum {\n    provider: corosync_votequorum\n    two_node: 1\n}\n"
-            f"logging {{\n    to_logfile: yes\n    logfile: {COROSYNC_LOG}\n    to_syslog: no\n    timestamp: hires\n}}\n"
-        )
+        return COROSYNC + f"nodelist {{\n{nodes}}}\n"
 
     def furnish(self, member: Member) -> None:
         member.furnish({"/etc/drbd.conf": self.config, "/etc/corosync/corosync.conf": self.corosync()})
@@ -188,7 +213,7 @@ class Cluster(Pair):
         """Everything in its place, metadata, equal disks, ext3, all down: so a cluster finds it at its first start. A
         client tries to get in from now on.
         """
-        self.configure(disk={"fencing": fencing}, more=HANDLERS)
+        self.configure({"ping-timeout": 30}, {"fencing": fencing}, HANDLERS)
         for member in self.members:
             self.furnish(member)
         for machine in self.machines:
@@ -229,11 +254,14 @@ class Cluster(Pair):
     def partner(self, member: Member) -> Member:
         return self.backup if member is self.dados else self.dados
 
-    def switch_on(self, member: Member) -> None:
-        """After a power cut."""
+    def switch_on(self, member: Member, configuration: str = "") -> None:
+        """After a power cut. The other node tells it the cluster's configuration, or it had kept that on its own disk."""
         member.guest.start()
         member.guest.wait_ready()
         self.furnish(member)
+        if configuration:
+            member.write_file(CIB, configuration)
+            member.sh(f"chown hacluster:haclient {CIB}; chmod 600 {CIB}")
         member.start_cluster()
 
     def sections(self) -> list[tuple[str, str]]:
