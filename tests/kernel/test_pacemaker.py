@@ -20,6 +20,7 @@ from tests.kernel.guest import Command, Guest
 from tests.kernel.pair import DEVICE
 from tests.kernel.test_replication import STOP, WRITER, check_files, io_errors
 from tests.kernel.test_restart import kill_engine
+from tests.kernel.timeline import Row, rows
 
 pytestmark = pytest.mark.timeout(1500)
 TOKEN_S = 3                 # corosync's default: so long nobody is declared dead
@@ -39,8 +40,7 @@ def test_moves(cluster: Cluster) -> None:
     day = Day(cluster)
     loaded_at = cluster.open()
     first = cluster.owner()
-    print(f"\nstart of all, seconds after its configuration was loaded: client "
-          f"{cluster.client.served_after(loaded_at, SERVICE_S) - loaded_at:.1f}")  # fmt: skip
+    day.note("configuration loaded", client=cluster.client.served_after(loaded_at, SERVICE_S) - loaded_at)
     other = cluster.partner(first)
     day.audit()
 
@@ -97,8 +97,8 @@ def test_deaths(cluster: Cluster) -> None:
     active.wait_state("ro:Primary/Unknown", "ds:UpToDate/Outdated")
     written = len(writer.lines)
     writer.wait_for(lambda lines: len(lines) > written + 10, "the writer goes on when the other is dead")
-    print(f"all links cut: the standby node is shot after {shot.at - cut_at:.1f} s, "
-          f"a client waited {cluster.client.longest_wait(cut_at):.1f} s")  # fmt: skip
+    day.note("all links cut: who has the service keeps it", shot=shot.at - cut_at,
+             client=cluster.client.longest_wait(cut_at))  # fmt: skip
     day.stop(active, writer)
     for cable in ("eth0", "eth1"):
         standby.guest.heal(cable)
@@ -133,8 +133,8 @@ def test_deaths(cluster: Cluster) -> None:
     assert active.has_nothing() and active.proc == ""
     back_at = time.time()
     cluster.switch_on(survivor, kept)
-    print(f"both were dead: a client is served {cluster.client.served_after(back_at, SERVICE_S) - back_at:.1f} s after "
-          "the second was switched on")  # fmt: skip
+    day.note("both dead, one back: waits; the other back",
+             client=cluster.client.served_after(back_at, SERVICE_S) - back_at)  # fmt: skip
     active.idle()
     day.audit()
 
@@ -157,8 +157,7 @@ def test_replication_link_cut(cluster: Cluster) -> None:
     active.wait_state("ro:Primary/Unknown", "ds:UpToDate/Outdated")
     written = len(writer.lines)
     writer.wait_for(lambda lines: len(lines) > written + 20, "the writer goes on alone")
-    print(f"\nreplication cut: constraint after {fenced_s:.1f} s, "
-          f"a client waited {cluster.client.longest_wait(cut_at):.1f} s")  # fmt: skip
+    day.note(f"replication cut: constraint after {fenced_s:.1f}", client=cluster.client.longest_wait(cut_at))
 
     cluster.switch.cut(active.guest)
     day.promised += writer.lines
@@ -173,7 +172,7 @@ def test_replication_link_cut(cluster: Cluster) -> None:
     back_at = time.time()
     cluster.switch_on(active)
     active.wait_owner()
-    print(f"it came back: service after {time.time() - back_at:.1f} s")
+    day.note("it comes back", client=cluster.client.served_after(back_at, SERVICE_S) - back_at)
     cluster.settle()
     wait_until(lambda: not active.constraints(), lambda: active.log()[-3000:], SERVICE_S)
     day.audit()
@@ -202,6 +201,7 @@ class Day:
         self.cluster = cluster
         self.promised: list[str] = []
         self._writers = 0
+        self._rows: list[Row] = []      # those of which is not known yet whether anything was lost
 
     def write(self, member: Member) -> Command:
         """A program on the server that syncs each file; into a directory of its own."""
@@ -220,7 +220,7 @@ class Day:
         self.promised += writer.lines
 
     def moves(self, fault: str, do: Callable[[], float | None]) -> Member:
-        """The fault, and the service on the other node; who has it then. Prints how long each step took."""
+        """The fault, and the service on the other node; who has it then."""
         to = self.cluster.partner(self.cluster.owner())
         self.cluster.switch.pulled.clear()
         watch = to.watch()
@@ -231,8 +231,8 @@ class Day:
         for shot in self.cluster.switch.pulled:
             steps["shot"] = shot.at - fault_at
         steps["client"] = served_s
-        print(f"\n{fault}, seconds after it:", ", ".join(f"{name} {at:.1f}" for name, at in sorted(
-            steps.items(), key=lambda step: step[1])))  # fmt: skip
+        del steps["watching"]
+        self.note(fault, **steps)
         to.idle()
         assert self.cluster.owner() is to
         return to
@@ -244,13 +244,21 @@ class Day:
         self.cluster.settle()
         there = self.cluster.partner(member)
         wait_until(lambda: not there.constraints(), lambda: there.log()[-3000:], SERVICE_S)
-        print(f"{member.name} is back and UpToDate after {time.time() - began_at:.1f} s")
+        print(f"\n{member.name} is back and UpToDate after {time.time() - began_at:.1f} s")
         there.idle()
 
     def audit_files(self) -> Member:
         owner = self.cluster.owner()
         owner.sh(check_files(self.promised + self.cluster.client.promised(PLACE)), SERVICE_S)
+        for row in self._rows:
+            row.lost = 0
+        self._rows.clear()
         return owner
+
+    def note(self, fault: str, **seconds: float) -> None:
+        """A line of the table."""
+        self._rows.append(Row(fault, seconds))
+        rows.append(self._rows[-1])
 
     def audit(self) -> None:
         """Files, fsck, both disks. The service is taken down for that, by the cluster."""

@@ -35,7 +35,9 @@ while "samba" in left or "address" in left:
     time.sleep(0.02)
 """
 
-COLUMNS = ("declared dead", "address", "script begins", "primary", "mounted", "samba", "client", "ours")
+#: Heartbeat's take-overs and Pacemaker's; what none of a run has is left out.
+COLUMNS = ("declared dead", "shot", "address", "script begins", "promote", "primary", "promoted", "mounted", "samba",
+           "client", "ours")  # fmt: skip
 
 
 @dataclass
@@ -46,9 +48,8 @@ class Row:
     seconds: dict[str, float]
     lost: int | None = None
 
-    @property
-    def cells(self) -> list[str]:
-        times = [f"{self.seconds[name]:.1f}" if name in self.seconds else "" for name in COLUMNS]
+    def cells(self, columns: list[str]) -> list[str]:
+        times = [f"{self.seconds[name]:.1f}" if name in self.seconds else "" for name in columns]
         return [*times, "" if self.lost is None else str(self.lost)]
 
 
@@ -70,9 +71,10 @@ def timeline(watch: Command, fault_at: float, patience_s: float) -> dict[str, fl
 def table() -> list[str]:
     """All that was noted, for the eye."""
     width = max(len(row.fault) for row in rows)
-    heads = [*COLUMNS, "files lost"]
+    columns = [name for name in COLUMNS if any(name in row.seconds for row in rows)]
+    heads = [*columns, "files lost"]
     lines = [" ".join([" " * width, *heads])]
     for row in rows:
-        cells = (cell.rjust(len(head)) for cell, head in zip(row.cells, heads))
+        cells = (cell.rjust(len(head)) for cell, head in zip(row.cells(columns), heads))
         lines.append(" ".join([row.fault.ljust(width), *cells]))
     return lines
