@@ -37,7 +37,7 @@ unit: setup
 test: lint unit
 
 deep: setup
-	HYPOTHESIS_PROFILE=deep .venv/bin/python -m pytest -n $(JOBS) $(shell grep -rl '^from hypothesis' tests --include='test_*.py') $(PYTEST_ARGS)
+	HYPOTHESIS_PROFILE=deep .venv/bin/python -m pytest --timeout 7200 -n $(JOBS) $(shell grep -rl '^from hypothesis' tests --include='test_*.py') $(PYTEST_ARGS)
 
 kernel-test: setup
 	REPLBLOCK_KERNEL_TESTS=all .venv/bin/python -m pytest --durations=0 --durations-min=1 tests/kernel $(PYTEST_ARGS)

@@ -125,7 +125,10 @@ class Aftermath:
             mint = meta.uuids.moved_on_again
         uuids = mint(self._r.host.random64(), self._r.state.role == Role.PRIMARY)
         meta.put_flags(0 if self._r.state.conn < Conn.CONNECTED else int(meta.flags), Flag.PEERS_LAST_COPY)
-        meta.put(uuids)  # whoever calls saves, if we do not
+        meta.put(uuids)
+        if self._r.state.role != Role.PRIMARY:
+            # a Primary's power loss takes what it had not flushed; what a peer's one was answered counts as here
+            meta.save_after_flush()
         self._r.remembered.moved_on()
         meta.put_flags(Flag.WENT_ON_ALONE if alone(self._r.state) else 0, Flag.WENT_ON_ALONE)
         self._r.host.log("info", why, f"new current UUID {':'.join(f'{u:016X}' for u in uuids)}")

@@ -57,6 +57,7 @@ class Completion(Resend):
             self._r.sync.source.on_neg_ack(sector, size)
             return
         self._r.secondary.check_range(sector, size, Cmd.NEG_ACK)
+        self._r.sync.source.write_failed()
         meta = self._r.meta
         if meta is not None:
             meta.bitmap.set_range(sector >> 3, -(-(sector * 512 + size) // 4096))

@@ -32,6 +32,8 @@ class MetaStore:
         self.writing = 0
         """Calls of `save_…` that are under way."""
         self._failed = failed
+        self._behind_flush: list[Done] | None = None
+        """Saves of the superblock that wait for a flush of the data."""
         self._cleared: dict[int, int] = {}
         """Bitmap block → its bits that were cleared since the last flush of the data began."""
         self._flushing: list[dict[int, int]] = []
@@ -138,8 +140,35 @@ class MetaStore:
         return finished
 
     def save(self, done: Done | None = None) -> None:
-        """Write the superblock as of now; durable when `done(0)` comes."""
+        """Write the superblock as of now (or of a flush that is under way); durable when `done(0)` comes."""
+        if self._behind_flush is not None:
+            self._behind_flush.append(self._then(done))
+            return
         self.disk.meta_write([(self.geometry.superblock_offset_bytes, self.superblock.pack())], self._then(done))
+
+    def save_after_flush(self) -> None:
+        """The generation that was just put says that this disk has what its peer has: the data must be durable first.
+
+        Until then no save is carried out; if the data cannot be flushed, the superblock stays as it was.
+        """
+        if self._behind_flush is not None:
+            return
+        self._behind_flush = []
+
+        def flushed(errno: int) -> None:
+            waiting, self._behind_flush = self._behind_flush or [], None
+
+            def saved(error: int) -> None:
+                for done in waiting:
+                    done(error)
+
+            if errno:
+                saved(errno)
+            else:
+                self.save(saved)
+
+        self.save()
+        self.flush(flushed)
 
     def save_bitmap(self, done: Done | None = None, only: set[int] | None = None) -> None:
         """Write every bitmap block that changed since it was last written; durable when `done(0)` comes.

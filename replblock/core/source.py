@@ -29,7 +29,7 @@ class ResyncSource:
         self.sent_sectors = 0
         self._finishing = False
         self._failures = 0
-        """Requests of this resync that could not be read here or written there."""
+        """Blocks that could not be read here or written there since this resync began."""
 
     def begin(self) -> None:
         """A resync starts."""
@@ -106,9 +106,13 @@ class ResyncSource:
 
     def on_neg_ack(self, sector: int, size_bytes: int) -> None:
         """The target could not write it: the blocks stay marked."""
-        self._failures += 1
+        self.write_failed()
         text = f"the peer could not write {size_bytes} bytes at sector {sector} during the resync; they stay marked"
         self._r.why("warning", "resync-block-failed", text)
+
+    def write_failed(self) -> None:
+        """The target lacks a block that it was sent, of the resync or a new write: it may end without it."""
+        self._failures += 1
 
     def target_finished(self) -> None:
         """The target says it has everything; so it is, if no bits are left here."""
