@@ -30,8 +30,19 @@ class Link:
     """The two established TCP streams of one connection."""
 
     __slots__ = (
-        "data", "data_in", "features", "last_received_ms", "meta", "meta_in", "ping_sent_ms", "ping_waiters",
-        "resolve_conflicts", "stall_since_ms", "stalled_bytes", "version",
+        "data",
+        "data_in",
+        "features",
+        "last_received_ms",
+        "meta",
+        "meta_in",
+        "next_ping_waiters",
+        "ping_sent_ms",
+        "ping_waiters",
+        "resolve_conflicts",
+        "stall_since_ms",
+        "stalled_bytes",
+        "version",
     )  # fmt: skip
 
     def __init__(self, data: int, meta: int, data_in: StreamDecoder, meta_in: StreamDecoder, resolve: bool) -> None:
@@ -45,6 +56,8 @@ class Link:
         self.last_received_ms = 0
         self.ping_sent_ms: int | None = None
         self.ping_waiters: list[object] = []
+        self.next_ping_waiters: list[object] = []
+        """Came while a ping was on its way: its ack may have left the peer before what they wait for."""
         self.stall_since_ms = 0
         self.stalled_bytes = 0
 
@@ -280,7 +293,7 @@ class LinkKeeper:
         if link is None:
             return
         if waiter is not None:
-            link.ping_waiters.append(waiter)
+            (link.ping_waiters if link.ping_sent_ms is None else link.next_ping_waiters).append(waiter)
         if link.ping_sent_ms is None:
             link.ping_sent_ms = self._host.now_ms()
             self.send_meta(Cmd.PING)
@@ -300,9 +313,11 @@ class LinkKeeper:
         link.ping_sent_ms = None
         self._host.timer("ping-ack", None)
         self._host.timer("ping", self._r.settings.ping_int_ms)
-        waiters, link.ping_waiters = link.ping_waiters, []
+        waiters, link.ping_waiters, link.next_ping_waiters = link.ping_waiters, link.next_ping_waiters, []
         for waiter in waiters:
             waiter()  # type: ignore[operator]
+        if link.ping_waiters and link is self.link:
+            self.ping()
 
     def on_timer(self, name: str) -> None:
         """Timers of this room: rendezvous, first-packet, ping, ping-ack, watch."""

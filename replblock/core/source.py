@@ -137,11 +137,15 @@ class ResyncSource:
 
         meta.flush(flushed)
 
-    def target_gave_up(self) -> None:
+    def target_gave_up(self, asked: bool = False) -> None:
         """The target ended Inconsistent: it lacks the blocks that failed. Both keep them marked."""
         r = self._r
         meta = r.meta
-        if meta is None or not self._failures:
+        if meta is None or r.state.conn < Conn.SYNC_SOURCE:
+            return
+        if not self._failures:
+            if not asked:  # what failed there comes on the other connection
+                r.links.ping(partial(self.target_gave_up, True))
             return  # an echo from before this resync
         text = f"the target ended the resync without blocks that failed; {meta.bitmap.count} stay marked"
         r.why("warning", "resync-incomplete", f"{text}; connect anew, or on the target: replctl invalidate "

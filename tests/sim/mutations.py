@@ -183,7 +183,7 @@ MUTATIONS: tuple[Mutation, ...] = (
              "if self._r.secondary.link is not None and serves_diskless(self._r.state):", "if False:",
              "6: a diskless Primary's writes are acknowledged before the generation that tells of them is on disk"),
     Mutation("new-generation-forgotten", "core/aftermath.py",
-             "        meta.put(uuids)  # whoever calls saves, if we do not", "        pass",
+             "        meta.put(uuids)", "        pass",
              "6: two nodes that both went on look alike"),
     Mutation("new-generation-not-durable", "core/aftermath.py",
              "        self._r.primary.freeze(reason)\n", "", "6: writes are acknowledged before the new generation is on disk"),
