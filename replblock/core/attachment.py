@@ -244,7 +244,7 @@ class Attachment:
                 self._drop()
             done()
 
-        if self._peer_lags_unnamed():
+        if self._peer_lags_unnamed() or self._peer_is_behind():
             r.mint_postponed = False
             r.aftermath.force_new_generation(DETACHED_AHEAD)
         # from here on nothing new goes to this disk; the peer has everything that comes later

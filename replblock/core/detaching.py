@@ -20,7 +20,7 @@ class Detaching:
 
     A Primary gives up the copy its acknowledgements were made for. Until the peer has flushed what it was sent, and
     has agreed, nothing new begins: else a peer that loses power meanwhile would come back with less than was
-    acknowledged, and as the only copy.
+    acknowledged, and as the only copy. By force the peer is not asked, but its flush is waited for all the same.
     """
 
     def __init__(self, resource: Resource, admin: Admin, force: bool, reply: Reply) -> None:
@@ -37,9 +37,9 @@ class Detaching:
             return
         if self._refused():
             return
-        if r.state.conn < Conn.CONNECTED or self._force:
+        if r.state.conn < Conn.CONNECTED:
             self._go()
-        elif self._admin.pending is not None or FREEZE in r.primary.frozen:
+        elif FREEZE in r.primary.frozen or (self._admin.pending is not None and not self._force):
             self._answer(self._admin.busy())  # another detach waits for the peer's flush
         elif r.state.role == Role.PRIMARY:
             self._frozen = True
@@ -62,7 +62,7 @@ class Detaching:
             self._reply(Answer())
         elif self._refused():
             return
-        elif r.state.conn < Conn.CONNECTED:
+        elif r.state.conn < Conn.CONNECTED or self._force:
             self._go()
         elif self._admin.pending is not None:
             self._reply(self._admin.busy())

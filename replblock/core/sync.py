@@ -11,7 +11,7 @@ from replblock.core.bitmaps import BitmapExchange
 from replblock.core.parting import part_from_rebooted, would_lose_exposed_data
 from replblock.core.refusals import refusal_text, state_refusal_text
 from replblock.core.source import ResyncSource
-from replblock.core.target import ResyncTarget
+from replblock.core.target import AWAITS_SYNC_UUID, ResyncTarget
 from replblock.meta.superblock import Flag
 from replblock.state.generations import Generations
 from replblock.state.handshake import Handshake, Policies
@@ -287,7 +287,7 @@ class Resync:
         """P_SYNC_UUID: the source begins."""
         r = self._r
         meta = r.meta
-        if meta is None or r.state.conn not in (Conn.WF_SYNC_UUID, Conn.BEHIND, Conn.WF_BITMAP_T):
+        if meta is None or r.state.conn not in AWAITS_SYNC_UUID:
             raise ProtocolError(f"P_SYNC_UUID in state {r.state.conn.label}", Cmd.SYNC_UUID)
         number, link = SyncUuid.unpack(body).value, r.links.link
 
@@ -408,7 +408,11 @@ class Resync:
             self.peer_is_like_us()
             # a kernel says nothing at the end of a resync it was the source of
             self.target.end_unconfirmed = link is not None and bool(link.features & FEATURE_ORDERED)
+            # until the disk itself says so, it is the target again when it comes back: no answer may count with it
+            r.primary.freeze("resync-done")
             r.change("resync-done", forced=True, conn=Conn.CONNECTED, disk=Disk.UP_TO_DATE, pdsk=Disk.UP_TO_DATE)
+            r.aftermath.freeze_until_saved("resync-done", for_good=False)
+            r.primary.thaw("resync-done")
 
         def durable(error: int) -> None:
             if r.links.link is link:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 BLOCK_BYTES = 4096
 MAX_REQUEST_BLOCKS = 256
 PAGE_SECTORS = 8
+AWAITS_SYNC_UUID = frozenset({Conn.WF_SYNC_UUID, Conn.BEHIND, Conn.WF_BITMAP_T})
 
 
 class ResyncTarget:
@@ -68,8 +69,8 @@ class ResyncTarget:
         """The source begins, and names the generation; `go_on` when its data may be written here."""
         r = self._r
         meta, link = r.meta, r.links.link
-        if meta is None or link is None:
-            go_on()
+        if meta is None or link is None or r.state.conn not in AWAITS_SYNC_UUID:
+            go_on()  # a disk went away meanwhile, and the resync with it
             return
         self.may_write = False
         meta.put(meta.uuids.resync_start_target(number, r.state.role == Role.PRIMARY))

@@ -76,6 +76,25 @@ FOUND = (
            ("write", "a", (72, 1, False), 8, 2015591360), ("heal", "b", None, 40), ("forget", "a", None, 15),
            ("fail", "b", "flush", 8), ("flush", "a", None, 8, 1813037740), ("write", "b", (0, 1, False), 3),
            ("flush", "b"), ("write", "a", (61, 16, False), 4000))),
+    Found("older-data-of-the-same-generation",
+          "the source of a resync by order lost its disk, and its target was detached and attached: of the same "
+          "generation, without what had been answered since the order",
+          {"batch": 0.3, "blocks": 2, "slow_ms": 2},
+          (("invalidate_remote", "a", None, 2, 1922967018), ("write", "b", (4, 8, False), 3, 4012780949),
+           ("write", "a", (2, 8, True), 15, 3722287591), ("fail", "a", "meta"),
+           ("write", "b", (1, 1, False), 0, 4179320809), ("detach_force", "b", None, 0, 2052329292),
+           ("write", "a", (6, 1, False), 300), ("fail", "a", "write"))),
+    Found("detached-by-force-before-the-peer-had-flushed",
+          "detach --force at a Primary did not wait for the peer's flush: without power it came back with less, in the "
+          "same generation, and the detached disk was overwritten",
+          {"blocks": 40, "delay_ms": 15, "protocol": "A"},
+          (("write", "b", (209, 8, False)), ("up", "b", None, 5), ("power", "b"), ("detach_force", "a"))),
+    Found("detached-by-force-as-the-source-by-order",
+          "detach --force at a Primary whose target by order had not begun: older data of the same generation",
+          {"blocks": 16, "delay_ms": 15, "slow_ms": 30},
+          (("write", "a", (30, 1, False), 15), ("invalidate_remote", "a", None, 0, 2721527101),
+           ("flush", "a", None, 15, 1997079832), ("detach_force", "a"), ("fail", "b", "meta"),
+           ("fail", "a", "meta", 300))),
 )  # fmt: skip
 
 
