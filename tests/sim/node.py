@@ -109,6 +109,8 @@ class Node:
         """What happened while the process was stopped."""
         self.listening = False
         self.port = None
+        self.ports: list[OpenDisk] = []
+        """All of this life: one that is refused, or waits, takes the place of `port` as well."""
 
     # --- life and death ---
 
@@ -419,11 +421,12 @@ class Node:
             self.platter.opened()
             self.sim.oracle.cache_dropped(self)
         self.port = OpenDisk(self.platter)
+        self.ports.append(self.port)
         return {"disk": self.port, "geometry": self.platter.geometry}
 
     @property
     def metadata_under_way(self) -> bool:
-        return self.port is not None and bool(self.port.meta_queue)
+        return any(port.meta_queue for port in self.ports)
 
     @property
     def state(self) -> Any:
