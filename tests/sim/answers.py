@@ -56,6 +56,13 @@ class Answers(Watch):
         elif request.op == Op.READ:
             self._read(node, request, what, before)
 
+    def write_refused(self, node: Node, offset: int, length: int) -> None:
+        """A write to this node's disk fails."""
+        for sector in range(offset >> 9, (offset + length) >> 9):
+            for mark in self.ledger(node).at.get(sector, ()):
+                if mark.acked is None:
+                    mark.refused.add(node.name)
+
     def _acked(self, node: Node, mark: Mark, fua: bool) -> None:
         mark.acked = self.tick()
         if mark.advice:
@@ -79,7 +86,9 @@ class Answers(Watch):
             flush_failed = peer.name in mark.unsure
             if flush_failed and not local:
                 mine.untold.add(mark)
-            excused = theirs.lost_power > mark.submitted or theirs.void or flush_failed or (
+            excused = theirs.lost_power > mark.submitted or theirs.void or flush_failed
+            # refused there, it is marked and acknowledged with the copy here, whatever became of the peer since
+            excused = excused or (local and peer.name in mark.refused) or (
                 peer.on and (peer.state.disk != Disk.UP_TO_DATE or peer.state.conn in TARGET))
             if held and not theirs.void:
                 theirs.acked.add(mark)

@@ -200,6 +200,7 @@ class OpenDisk:
         platter = self.platter
         assert offset >= 0 and offset + len(data) <= platter.size_bytes, "a write beyond the data area"
         if platter.fails("write"):
+            self.sim.oracle.write_refused(self.node, offset, len(data))
             return errno.EIO
         before = bytes(data)
         self.sim.oracle.overwritten(self.node)
@@ -216,6 +217,7 @@ class OpenDisk:
         assert bytes(data) == entry[1], "the data of a write was changed before it was done"
         platter.under_way.remove(entry)
         if platter.fails("write"):
+            self.sim.oracle.write_refused(self.node, entry[0], len(entry[1]))
             done(errno.EIO)
             return
         platter.put(*entry, sure)

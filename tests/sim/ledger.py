@@ -14,7 +14,8 @@ class Mark:
     """One write, trim or zeroing. Its sectors carry `number` (0: zeroes)."""
 
     __slots__ = (
-        "acked", "advice", "durable", "first", "link", "node", "number", "sectors", "submitted", "unsure", "weak",
+        "acked", "advice", "durable", "first", "link", "node", "number", "refused", "sectors", "submitted", "unsure",
+        "weak",
     )  # fmt: skip
 
     def __init__(self, node: str, number: int, first: int, sectors: int, submitted: int) -> None:
@@ -33,6 +34,8 @@ class Mark:
         self.durable: set[str] = set()
         self.unsure: set[str] = set()
         """Nodes whose disk failed a flush with it."""
+        self.refused: set[str] = set()
+        """Nodes whose disk refused (some of) it before it was acknowledged."""
 
     def __repr__(self) -> str:
         weak = " weak" if self.weak else ""
