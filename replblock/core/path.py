@@ -158,13 +158,7 @@ class PathState:
             flags |= DP_SEND_RECEIVE_ACK
         self._flags = flags
         self._asynchronous = not flags & (DP_SEND_WRITE_ACK | DP_SEND_RECEIVE_ACK)
-        # a source that does not know that its resync is over would overwrite this disk if this node died now: what is
-        # answered meanwhile without its disk would be lost
-        unconfirmed = protocol != "C" and self._primary and alone_ok and pdsk == Disk.UP_TO_DATE
-        unconfirmed = unconfirmed and self._r.sync.target.end_unconfirmed
-        for reason, on in (
-            ("user", s.susp), ("no-data", s.susp_nod), ("fencing", s.susp_fen), ("end-unconfirmed", unconfirmed),
-        ):  # fmt: skip
+        for reason, on in (("user", s.susp), ("no-data", s.susp_nod), ("fencing", s.susp_fen)):
             if on:
                 self.freeze(reason)
             elif reason in self.frozen:

@@ -106,7 +106,6 @@ class Resync:
         r.remembered.report(report, reaction.peer_disk)
         if report.conn == Conn.CONNECTED and report.disk == Disk.UP_TO_DATE:
             self.target.end_unconfirmed = False
-            r.primary.thaw("end-unconfirmed")
             if report.pdsk == Disk.UP_TO_DATE:
                 r.primary.peer_knows()
         fresh = own.conn < Conn.CONNECTED
@@ -165,9 +164,10 @@ class Resync:
         s = r.settings
         peers = Generations(theirs.current, theirs.bitmap, theirs.history0, theirs.history1)
         crashed = bool(meta.flags & Flag.CRASHED_PRIMARY)
+        peer_crashed = bool(theirs.flags & flags.UUID_CRASHED_PRIMARY)
         verdict = compare(
             Side(meta.uuids, crashed, r.state.role),
-            Side(peers, bool(theirs.flags & flags.UUID_CRASHED_PRIMARY), report.role),
+            Side(peers, peer_crashed, report.role),
             version=link.version,
             features=link.features,
             resolve_conflicts=link.resolve_conflicts,
@@ -198,6 +198,8 @@ class Resync:
                 bool(meta.flags & Flag.LOST_WRITES),
                 bool(theirs.flags & flags.UUID_LOST_WRITES),
                 comes_under_users(r.state, report, reaction.peer_disk),
+                crashed,
+                peer_crashed,
             )
         )
         self.decision = decision

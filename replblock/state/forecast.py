@@ -107,6 +107,7 @@ def _handshake(mine: Party, peers: Party, terms: Terms, tie: bool) -> Handshake:
         policies=terms.policies, resolve_conflicts=tie, can_demote=not mine.in_use,
         peer_obeys_safety=terms.obeys_safety, i_went_on=mine.went_on, peer_went_on=peers.went_on,
         i_lost=mine.lost, peer_lost=peers.lost and terms.obeys_safety,
+        i_crashed=mine.crashed_primary, peer_crashed=peers.crashed_primary,
     )
 
 

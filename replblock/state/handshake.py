@@ -38,6 +38,7 @@ class Handshake(NamedTuple):
     …_went_on: written to alone since the bitmap's generation began; …_lost: a write or flush failed there under a
     Primary, and the other node may have what is missing. Known between nodes that obey the safety rules.
     under_users: see peer.comes_under_users; the disk is ours if it is NEGOTIATING, else the peer's.
+    …_crashed: as in uuids.Side.
     """
 
     verdict: Verdict
@@ -61,6 +62,8 @@ class Handshake(NamedTuple):
     i_lost: bool = False
     peer_lost: bool = False
     under_users: bool = False
+    i_crashed: bool = False
+    peer_crashed: bool = False
 
     @property
     def disk(self) -> Disk:

@@ -117,6 +117,27 @@ def _resolve_went_on(h: Handshake, c: Course) -> Course:
     return c.refuse("went-on-in-the-same-generation", "split-brain")._replace(split_brain=True)
 
 
+# By these the target holds all that the source had when the resync ended, and the source did not hear of that; to the
+# right, whether the source is this node.
+_MISSED_THE_END = {"source-missed-the-end": True, "target-peer-missed-the-end": False}
+
+
+def _target_crashed_since(h: Handshake, c: Course) -> bool:
+    """The target was Primary after the end of its resync, and died; the source was not Primary after it.
+
+    Its crash counts as in rule 40: what it answered is on its disk, and unflushed maybe nowhere else. That its flag is
+    younger than the end is certain: the end clears it. A promotion of the source without it begins a generation.
+    """
+    here_is_source = _MISSED_THE_END.get(h.verdict.rule)
+    if here_is_source is None or not h.peer_obeys_safety or disks_override(h):
+        return False
+    if here_is_source:
+        crashed, disk, serves, went_on = h.peer_crashed, h.peer_disk, h.my_role == Role.PRIMARY, h.i_went_on
+    else:
+        crashed, disk, serves, went_on = h.i_crashed, h.disk, h.peer_role == Role.PRIMARY, h.peer_went_on
+    return crashed and disk not in STALE and not serves and not went_on
+
+
 def _source_lost_writes(h: Handshake, c: Course) -> bool:
     """A source on whose disk a write or flush failed, when nobody knew whether the peer had everything.
 
@@ -224,6 +245,10 @@ SAFETY_RULES: tuple[SafetyRule, ...] = (
     SafetyRule("went-on-in-the-same-generation", _went_on_unnoticed, _resolve_went_on,
                "Both hold the same generation, and the node that would be overwritten wrote on alone while its bitmap "
                "was in use, which begins no new one: it is the source; if both did, it is a split brain."),
+    SafetyRule("target-crashed-since-the-end", _target_crashed_since,
+               lambda h, c: c.because("target-crashed-since-the-end")._replace(result=-c.result),
+               "The source of a resync did not hear of its end, and the target, Primary since, crashed: as in rule 40 "
+               "what the crashed Primary was writing is sent over. A kernel peer would overwrite it instead."),
     SafetyRule("source-lost-writes", _source_lost_writes, _resolve_lost_writes,
                "By the generations the source is a node on whose disk a write or flush failed under a Primary: the "
                "other one may have what is missing there. Treated as split brain; nothing is discarded."),

@@ -247,9 +247,9 @@ class Oracle(Answers):
         lost = {m for m in lost if twice or not (m.weak and self._twice_lost(target, m))}
         decision = target.resource.sync.decision
         if decision and decision.rules[0] == "target-peer-missed-the-end" and not target.settings.offer_ordered:
-            # a kernel source does not say that it knows of the end of its resync: by DRBD's table a Primary that dies
-            # before that is the target again, and what it answered alone (A, B) is lost
-            lost = {m for m in lost if not m.weak}
+            # by DRBD's table (a kernel peer) a Primary that dies before the source knew of the end of its resync is the
+            # target again: what it answered alone (A, B), or what that one had when it lost power, too, is lost
+            lost = {m for m in lost if not m.weak} - theirs.dropped
         if mine.disk_failed:
             lost -= theirs.dropped  # this disk failed and that node lost power: two losses
         if mine.metadata_failed and theirs.disk_failed:

@@ -95,6 +95,12 @@ FOUND = (
           (("write", "a", (30, 1, False), 15), ("invalidate_remote", "a", None, 0, 2721527101),
            ("flush", "a", None, 15, 1997079832), ("detach_force", "a"), ("fail", "b", "meta"),
            ("fail", "a", "meta", 300))),
+    Found("crashed-before-the-source-knew-of-the-end",
+          "C: a Primary had just ended a resync, and died; its source, which had not recorded the end, lost power, and "
+          "with it what was not flushed, and overwrote the Primary's disk that had it",
+          {"blocks": 16, "delay_ms": 1, "slow_ms": 30},
+          (("write", "a", (2, 1, False), 15), ("invalidate", "a"), ("wait", "a", None, 200), ("power", "a", None, 0,
+           1790155758), ("power", "b"))),
 )  # fmt: skip
 
 

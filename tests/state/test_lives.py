@@ -132,7 +132,7 @@ class World:
                 compare(sides[i], sides[1 - i], resolve_conflicts=rc), me.role, peer.role, me.disk, peer.disk,
                 my_bits=len(me.bits), peer_bits=len(peer.bits), policies=Policies(rr_conflict="disconnect"),
                 resolve_conflicts=rc, peer_obeys_safety=self.obeys,
-                i_went_on=me.went_on, peer_went_on=peer.went_on))
+                i_went_on=me.went_on, peer_went_on=peer.went_on, i_crashed=me.crashed, peer_crashed=peer.crashed))
         decisions = [decide(v) for v in views]
         if any(d.refused for d in decisions):
             diverged = all(not a.acked <= b.acked for a, b in itertools.permutations(self.nodes, 2))
@@ -184,6 +184,7 @@ class World:
         target.acked = set(source.acked)
         target.gens = target.gens.resync_done_target(sources_uuids, target.primary)
         target.disk = Disk.UP_TO_DATE
+        target.crashed = False
         if ending == END_MISSED:
             return
         source.gens = source.gens.resync_done_source()

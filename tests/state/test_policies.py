@@ -54,7 +54,8 @@ class Both:
                 my_bits=bits[i], peer_bits=bits[j], discard_mine=discards[i], discard_peers=discards[j],
                 policies=policies if i == 0 else policies.mirrored(), resolve_conflicts=tie,
                 can_demote=demotable[i], peer_obeys_safety=obeys,
-                i_went_on=went_on[i], peer_went_on=went_on[j], i_lost=lost[i], peer_lost=obeys and lost[j])
+                i_went_on=went_on[i], peer_went_on=went_on[j], i_lost=lost[i], peer_lost=obeys and lost[j],
+                i_crashed=crashes[i], peer_crashed=crashes[j])
 
         self.views = (seen_by(0), seen_by(1))
         self.decisions = tuple(decide(h) for h in self.views)
@@ -317,6 +318,29 @@ def test_missed_end_with_outdated_source_is_refused_on_both_sides():
     d = one((G(X, Y, Z, 0), G(X, 0, Y, Z)), disks=(Disk.OUTDATED, Disk.UP_TO_DATE), bits=(9, 0), obeys=True,
             discards=(True, False))
     assert d.conn == Conn.WF_BITMAP_T and d.rule == "stale-side-gives-up"
+
+
+def test_a_target_that_was_primary_since_the_end_and_crashed_is_the_source():
+    """What it answered is on its disk; the source died before it knew of the end, maybe with what was not flushed."""
+    pair, good = (G(X, Y, Z, 0), G(X, 0, Y, Z)), Disk.UP_TO_DATE
+    cases = [  # crashes, roles, the target's disk, went on, from the source?
+        ((False, True), (S, S), good, (False, False), False),
+        ((True, True), (S, S), good, (False, False), False),    # it has not resynced since its own crash
+        ((True, False), (S, S), good, (False, False), True),
+        ((False, False), (S, S), good, (False, False), True),
+        ((False, True), (P, S), good, (False, False), True),    # its users go on with its data
+        ((False, True), (S, S), good, (True, False), True),     # or did
+        ((False, True), (S, S), Disk.OUTDATED, (False, False), True),
+        ((False, True), (S, S), Disk.INCONSISTENT, (False, False), True),
+    ]
+    for crashes, roles, disk, went_on, from_source in cases:
+        for obeys in (True, False):
+            both = Both(pair, crashes, roles, (good, disk), (4, 4), obeys=obeys, went_on=went_on)
+            check_symmetry(both)
+            here = both.decisions[0]
+            assert here.conn == (Conn.WF_BITMAP_S if from_source or not obeys else Conn.WF_BITMAP_T)
+            assert here.drbd_result == 1
+            assert both.views[0].verdict.mine.plain() == both.views[1].verdict.mine.plain()
 
 
 def test_an_outdated_node_is_not_the_source_because_it_crashed():
