@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from replblock.core.activity import ActivityLog
 from replblock.core.host import Disk as DiskPort
+from replblock.core.judging import refused_unheard
 from replblock.core.metastore import MetaStore
 from replblock.core.refusals import attach_refusal_text
 from replblock.meta.errors import MetadataError
@@ -119,6 +120,13 @@ class Attachment:
             r.disk_after_negotiation = verdict.disk
             if r.state.conn >= Conn.CONNECTED:
                 r.change("attach", forced=True, disk=Disk.NEGOTIATING)
+                r.last_sent_bits = meta.bitmap.count
+                refusal = refused_unheard(r)
+                if refusal is not None:
+                    r.sync.decision = refusal
+                    self.abort("own-attach-aborted")
+                    done(attach_refusal_text(refusal, r.settings.resource))
+                    return
                 r.handshake.send_sizes()
                 r.handshake.send_uuids()
                 r.send_state()

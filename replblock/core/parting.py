@@ -9,6 +9,7 @@ from replblock.state.generations import plain
 from replblock.state.names import Conn, Disk, Role
 from replblock.state.packed import State
 from replblock.state.peer import lost_data_refusal
+from replblock.wire.flags import FEATURE_ORDERED
 from replblock.wire.handshake import Uuids
 
 if TYPE_CHECKING:
@@ -49,6 +50,24 @@ class Served:
 def _serves(state: State) -> bool:
     mine = state.role == Role.PRIMARY and Disk.INCONSISTENT <= state.disk < Disk.UP_TO_DATE
     return mine and state.conn >= Conn.CONNECTED and state.pdsk == Disk.UP_TO_DATE
+
+
+def part_from_source_without_disk(r: Resource, peer_disk: Disk) -> bool:
+    """A Primary lost the source's disk before anything of the resync was written: connected, we would be Inconsistent.
+
+    This disk is what it was: an older version, but whole, and maybe the only one that holds what the source's has lost.
+    A Primary of our kind does not go on with the older data. Where an order made us the target, the order counts.
+    """
+    own, link = r.state, r.links.link
+    found_older = own.conn in (Conn.WF_BITMAP_T, Conn.WF_SYNC_UUID) and not r.sync.by_order
+    if peer_disk > Disk.FAILED or not found_older or own.disk != Disk.OUTDATED:
+        return False
+    knows_better = link is not None and bool(link.features & FEATURE_ORDERED)
+    if not knows_better or own.peer != Role.PRIMARY or own.role == Role.PRIMARY:
+        return False
+    text = "the source's disk went away before the resync began: connecting anew, with this disk as it was"
+    r.links.drop(Conn.NETWORK_FAILURE, "source-without-disk", text)
+    return True
 
 
 def would_lose_exposed_data(r: Resource, own: State) -> bool:

@@ -8,28 +8,24 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from replblock.core.bitmaps import BitmapExchange
-from replblock.core.parting import part_from_rebooted, would_lose_exposed_data
+from replblock.core.judging import judge
+from replblock.core.parting import part_from_rebooted, part_from_source_without_disk, would_lose_exposed_data
 from replblock.core.refusals import refusal_text, state_refusal_text
 from replblock.core.source import ResyncSource
 from replblock.core.target import AWAITS_SYNC_UUID, ResyncTarget
 from replblock.meta.superblock import Flag
 from replblock.state.generations import Generations
-from replblock.state.handshake import Handshake, Policies
 from replblock.state.names import Conn, Disk, Role
 from replblock.state.packed import State
 from replblock.state.peer import (
     Action,
     Reaction,
-    comes_under_users,
     considers_resync,
     peer_state,
     skips_initial_sync,
     take_over,
 )
-from replblock.state.policies import Decision, decide
-from replblock.state.text import generations_line, verdict_line
-from replblock.state.uuids import Side, compare
-from replblock.wire import flags
+from replblock.state.policies import Decision
 from replblock.wire.commands import Cmd
 from replblock.wire.errors import ProtocolError
 from replblock.wire.flags import FEATURE_ORDERED
@@ -54,6 +50,8 @@ class Resync:
         self.source = ResyncSource(resource)
         self.target = ResyncTarget(resource)
         self.decision: Decision | None = None
+        self.by_order = False
+        """The last resync was ordered; no handshake found that it is needed."""
         self.last_in_sync_s = 0
         self._consider = False
         self.total_blocks = 0
@@ -102,6 +100,8 @@ class Resync:
             r.links.drop(Conn.DISCONNECTING, reaction.rule, text, "error")
             return
         if reaction.action != Action.TAKE_OVER:
+            return
+        if part_from_source_without_disk(r, reaction.peer_disk):
             return
         r.remembered.report(report, reaction.peer_disk)
         if report.conn == Conn.CONNECTED and report.disk == Disk.UP_TO_DATE:
@@ -159,50 +159,11 @@ class Resync:
 
     def _decide(self, report: State, reaction: Reaction) -> Decision:
         r = self._r
-        meta, link, theirs = r.meta, r.links.link, r.handshake.peer_uuids
-        assert meta is not None and link is not None and theirs is not None
-        s = r.settings
-        peers = Generations(theirs.current, theirs.bitmap, theirs.history0, theirs.history1)
-        crashed = bool(meta.flags & Flag.CRASHED_PRIMARY)
-        peer_crashed = bool(theirs.flags & flags.UUID_CRASHED_PRIMARY)
-        verdict = compare(
-            Side(meta.uuids, crashed, r.state.role),
-            Side(peers, peer_crashed, report.role),
-            version=link.version,
-            features=link.features,
-            resolve_conflicts=link.resolve_conflicts,
-        )
-        r.host.log("info", verdict.rule, generations_line("self", meta.uuids, r.last_sent_bits, int(meta.flags)))
-        r.host.log("info", verdict.rule, generations_line("peer", peers, theirs.dirty_bits, theirs.flags))
-        r.host.log("info", verdict.rule, verdict_line(verdict))
-        decision = decide(
-            Handshake(
-                verdict,
-                r.state.role,
-                report.role,
-                r.state.disk,
-                reaction.peer_disk,
-                r.disk_after_negotiation,
-                r.last_sent_bits,
-                theirs.dirty_bits,
-                meta.bitmap.count,
-                r.handshake.discard_my_data,
-                bool(theirs.flags & flags.UUID_DISCARD_MY_DATA),
-                Policies(s.after_sb_0pri, s.after_sb_1pri, s.after_sb_2pri, s.always_asbp, s.rr_conflict),
-                link.resolve_conflicts,
-                r.handshake.dry_run or bool(r.handshake.peer_conn_flags & flags.CF_DRY_RUN),
-                not r.in_use(),
-                bool(link.features & flags.FEATURE_ORDERED),
-                bool(meta.flags & Flag.WENT_ON_ALONE),
-                bool(theirs.flags & flags.UUID_WENT_ON_ALONE),
-                bool(meta.flags & Flag.LOST_WRITES),
-                bool(theirs.flags & flags.UUID_LOST_WRITES),
-                comes_under_users(r.state, report, reaction.peer_disk),
-                crashed,
-                peer_crashed,
-            )
-        )
-        self.decision = decision
+        meta, theirs = r.meta, r.handshake.peer_uuids
+        assert meta is not None and theirs is not None
+        judged = judge(r, report, reaction.peer_disk)
+        verdict, decision, peers = judged.verdict, judged.decision, judged.peers
+        self.decision, self.by_order = decision, False
         if not decision.refused:
             r.why("notice", decision.rule, f"{reaction.handshake_rule}: {decision.text}")
             if verdict.mine != meta.uuids:
@@ -217,7 +178,7 @@ class Resync:
             r.handshake.peer_uuids = theirs._replace(**verdict.peers._asdict())
             r.remembered.repaired(verdict.peers)
         for name in decision.handlers:
-            if name in s.handlers:
+            if name in r.settings.handlers:
                 r.host.run_handler(name, {}, lambda code: None)
         if decision.demote:
             r.primary.ready = False
@@ -319,6 +280,7 @@ class Resync:
 
     def starting(self, conn: Conn, rule: str) -> None:
         """invalidate, invalidate-remote: a full resync by order (`rule`: whose), without an exchange of bitmaps."""
+        self.by_order = True
         self.mark_everything()
         if conn == Conn.STARTING_SYNC_T:
             self._r.change(rule, forced=True, conn=Conn.WF_SYNC_UUID)

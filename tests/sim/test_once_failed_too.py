@@ -101,6 +101,20 @@ FOUND = (
           {"blocks": 16, "delay_ms": 1, "slow_ms": 30},
           (("write", "a", (2, 1, False), 15), ("invalidate", "a"), ("wait", "a", None, 200), ("power", "a", None, 0,
            1790155758), ("power", "b"))),
+    Found("attach-refused-before-a-kernel-hears-of-it",
+          "the flush of a killed Primary's attach failed, and a peer that is not told began to be its target at each "
+          "attach; the first was refused here, the second found the peer Inconsistent, and overwrote it",
+          {"blocks": 40, "offer_ordered": False},
+          (("write", "a", (104, 2, False), 15), ("kill", "a"), ("fail", "a", "flush"), ("up", "a", None, 1),
+           ("heal", "a", None, 15))),
+    Found("source-failed-before-its-target-began",
+          "a Primary's disk failed a flush before the resync of its peer had begun; that one was Inconsistent then, "
+          "though whole, and was overwritten without what only it had",
+          {"batch": 0.05, "blocks": 40, "slow_ms": 30},
+          (("write", "b", (240, 16, False)), ("mend", "b"), ("fail", "a", "flush"), ("cut", "a"),
+           ("disconnect", "a", None, 300), ("write", "a", (240, 8, False), 0, 121331039), ("heal", "b", None, 1),
+           ("write", "a", (1, 8, False), 1, 66104642), ("flush", "a", None, 15, 554662885),
+           ("write", "b", (240, 2, False), 0, 3493640135), ("up", "a"), ("primary", "a", None, 40, 1406771998))),
 )  # fmt: skip
 
 
