@@ -40,7 +40,8 @@ deep: setup
 	HYPOTHESIS_PROFILE=deep .venv/bin/python -m pytest --timeout 7200 -n $(JOBS) $(shell grep -rl '^from hypothesis' tests --include='test_*.py') $(PYTEST_ARGS)
 
 kernel-test: setup
-	REPLBLOCK_KERNEL_TESTS=all .venv/bin/python -m pytest --durations=0 --durations-min=1 tests/kernel $(PYTEST_ARGS)
+	REPLBLOCK_KERNEL_TESTS=all .venv/bin/python -m pytest --durations=0 --durations-min=1 tests/kernel \
+	    --ignore-glob="*/test_heartbeat*" --ignore-glob="*/test_pacemaker*" $(PYTEST_ARGS)
 
 cluster-test: setup
 	REPLBLOCK_KERNEL_TESTS=all .venv/bin/python -m pytest -s --durations=0 --durations-min=1 \

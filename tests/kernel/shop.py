@@ -26,6 +26,7 @@ CASE = Path(__file__).parent / "case"
 CHECKOUT = "/run/checkout"      # the checkout again, where no mount on /home can hide it
 ADDRESS = "192.168.0.212"
 OUR_SCRIPT = ROOT / "replblock" / "cluster" / "resource.d" / "replblock"
+OUR_LINE = f"dados replblock::r0 Filesystem::{DEVICE}::{HOME}::ext3 IPaddr::{ADDRESS}/24/eth1 samba"
 SHARE = "loja"
 TILL = Path(__file__).with_name("till.py")
 LOG = "/var/log/ha-log"
@@ -102,6 +103,7 @@ class Node(Machine):
 
     def __init__(self, guest: Guest) -> None:
         super().__init__(guest)
+        self.config = CASE_CONF.read_text()
         self.heartbeat = (CASE / "ha.cf").read_text()
         self.resources = (CASE / "haresources").read_text()
         self.script = "drbd"        # which of them makes this node Primary
@@ -128,7 +130,7 @@ class Node(Machine):
 
     def files(self) -> Mapping[str, str]:
         return {
-            "/etc/drbd.conf": CASE_CONF.read_text(),
+            "/etc/drbd.conf": self.config,
             "/etc/fstab": FSTAB,
             "/etc/default/drbd": "" if self.kernel_drbd else DEFAULTS,
             "/sbin/drbdadm.new": PROGRAM,

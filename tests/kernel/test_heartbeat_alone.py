@@ -8,11 +8,9 @@ import time
 import pytest
 
 from tests.e2e.waiting import wait_until
-from tests.kernel.pair import DEVICE
-from tests.kernel.shop import HOME, INIT_S, TAKE_OVER_S, Shop, Till
+from tests.kernel.shop import HOME, INIT_S, OUR_LINE, TAKE_OVER_S, Shop, Till
 from tests.kernel.timeline import Row, rows
 
-OUR_LINE = f"dados replblock::r0 Filesystem::{DEVICE}::{HOME}::ext3 IPaddr::192.168.0.212/24/eth1 samba"
 QUICK = {"keepalive": "1", "deadtime": "5", "warntime": "3", "initdead": "20"}
 FILES = 50
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]

@@ -9,15 +9,13 @@ import time
 import pytest
 
 from tests.e2e.waiting import wait_until
-from tests.kernel.pair import DEVICE
-from tests.kernel.shop import HOME, TAKE_OVER_S, Node, Shop
+from tests.kernel.shop import HOME, OUR_LINE, TAKE_OVER_S, Node, Shop
 
 QUICK = {"keepalive": "1", "deadtime": "5", "warntime": "3", "initdead": "20"}
-AFTER = f"Filesystem::{DEVICE}::{HOME}::ext3 IPaddr::192.168.0.212/24/eth1 samba"
 WAYS = [
     pytest.param("the case's script", "", "drbd", id="case"),
-    pytest.param("replblock::r0", f"dados replblock::r0 {AFTER}", "replblock", id="replblock"),
-    pytest.param("drbddisk::r0", f"dados drbddisk::r0 {AFTER}", "drbddisk", id="drbddisk"),
+    pytest.param("replblock::r0", OUR_LINE, "replblock", id="replblock"),
+    pytest.param("drbddisk::r0", OUR_LINE.replace("replblock", "drbddisk"), "drbddisk", id="drbddisk"),
     pytest.param("kernel DRBD, the case's script", "", "drbd", id="kernel-drbd",
                  marks=pytest.mark.machines(disk_mib=256, kernel_drbd=True)),
 ]  # fmt: skip
