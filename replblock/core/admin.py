@@ -50,6 +50,7 @@ class Admin:
         self.pending: Pending | None = None
         self._after_answer: Callable[[], None] | None = None
         self.waits = Waits(resource)
+        self._outdating: Reply | None = None
         self._verbs: dict[str, Callable[[dict[str, Any], Reply], None]] = {
             "attach": self._attach, "detach": self._detach,
             "connect": self.connecting.connect, "disconnect": self.connecting.disconnect,
@@ -336,8 +337,20 @@ class Admin:
         self._full_sync(Conn.STARTING_SYNC_S, reply)
 
     def _outdate(self, args: dict[str, Any], reply: Reply) -> None:
-        """Never while connected: DRBD would lift even an Inconsistent disk to UpToDate there."""
+        """Never while connected: DRBD would lift even an Inconsistent disk to UpToDate there.
+
+        Whoever fences this node has found that the connection is gone; here that may not be known yet. So a connected
+        peer is asked whether it lives.
+        """
         r = self._r
+        if self._outdating is not None:
+            reply(self.busy())
+            return
+        if r.state.conn >= Conn.CONNECTED and not args.get("peer_lives"):
+            self._outdating = reply
+            r.links.ping(self._outdate_now)
+            r.host.timer("admin-outdate", r.settings.ping_timeout_ms)
+            return
         if r.state.conn >= Conn.WF_REPORT_PARAMS:
             connected = r.state.conn >= Conn.CONNECTED
             code = Code.CONNECTED_OUTDATES if connected else Code.IN_TRANSIENT_STATE
@@ -353,6 +366,13 @@ class Admin:
             r.meta.save(lambda error: reply(Answer()))
         else:
             reply(Answer())
+
+    def _outdate_now(self) -> None:
+        """The peer has answered, or the connection is known to be gone, if it is."""
+        if self._outdating is not None:
+            reply, self._outdating = self._outdating, None
+            self._r.host.timer("admin-outdate", None)
+            self._outdate({"peer_lives": True}, reply)
 
     def _suspend_io(self, args: dict[str, Any], reply: Reply) -> None:
         """Requests wait until `resume_io`."""
@@ -409,6 +429,12 @@ class Admin:
         """Timers whose name begins with `admin`."""
         if name == "admin-ask":
             self._unanswered()
+        elif name == "admin-outdate":
+            link = self._r.links.link
+            if link is not None and link.ping_sent_ms is not None:
+                self._r.host.timer(name, self._r.settings.ping_timeout_ms)
+            else:
+                self._outdate_now()
         elif name == "admin-promote":
             self.roles.on_timer()
         else:

@@ -8,7 +8,7 @@ from typing import Any
 
 from replblock.core.answers import Answer
 from replblock.meta.superblock import Superblock
-from replblock.state.names import Conn, Role
+from replblock.state.names import Conn, Disk, Role
 
 from .world import World
 
@@ -56,3 +56,17 @@ def test_a_handshake_that_begins_during_the_flush_is_waited_for(monkeypatch: Any
     assert answers[0].exit_code == 0 and b.state.role == Role.PRIMARY and b.state.conn >= Conn.CONNECTED
     world.settle()
     assert world.same_data()
+
+
+def test_outdating_a_node_that_has_not_noticed_yet_that_its_peer_is_gone() -> None:
+    """A fencing handler comes over another way, and the Primary may be the first to notice: the peer is asked once more
+    whether it lives. One that lives is the reason for a refusal, at once."""
+    world = World(7, ping_int_ms=10_000).pair()
+    asked_at = world.now
+    refused = world.command(world.b, "outdate")
+    assert refused.exit_code == 11 and "while Connected" in refused.lines[0]
+    assert world.now - asked_at < world.b.resource.settings.ping_timeout_ms
+    world.partition()
+    assert world.b.resource.state.conn == Conn.CONNECTED
+    world.ok(world.b, "outdate")
+    assert world.b.resource.state.disk == Disk.OUTDATED and world.b.resource.state.conn < Conn.CONNECTED
