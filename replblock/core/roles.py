@@ -77,6 +77,10 @@ class Roles:
             self._refused(refusal.code, refusal.rule)
             return
         if r.state.conn >= Conn.CONNECTED:
+            if self._admin.pending is not None:  # asked while this waited for a ping: one question at a time
+                self._attempt = None
+                reply(self._admin.busy())
+                return
             self._admin.ask_peer(self._answered, connection=False, **{k: int(v) for k, v in wanted.items()})
         elif attempt.flushed or r.meta is None:
             self._promote()

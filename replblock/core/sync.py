@@ -317,12 +317,7 @@ class Resync:
         """Pauses, and the peer that was forced to Primary."""
         if considers_resync(old, new):
             self._consider = True
-        if old.role != new.role == Role.PRIMARY:
-            self.target.promoted()
-        if old.conn == Conn.SYNC_TARGET and new.conn != Conn.SYNC_TARGET:
-            self.target.stop()
-        elif old.conn == Conn.PAUSED_SYNC_T and new.conn == Conn.SYNC_TARGET and self.target.may_write:
-            self.target.start()
+        self.target.state_changed(old, new)
         in_sync = new.conn == Conn.CONNECTED and new.disk == new.pdsk == Disk.UP_TO_DATE
         if in_sync or (old.conn >= Conn.CONNECTED > new.conn and old.disk == old.pdsk == Disk.UP_TO_DATE):
             self.last_in_sync_s = self._r.host.wall_s()

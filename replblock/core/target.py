@@ -12,6 +12,7 @@ from replblock.core.link import Link
 from replblock.core.overlap import ON_DISK, Busy
 from replblock.core.rate import STEP_MS, RateController
 from replblock.state.names import Conn, Role
+from replblock.state.packed import State
 from replblock.wire.commands import Cmd
 from replblock.wire.errors import ProtocolError
 from replblock.wire.flags import ID_SYNCER
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 BLOCK_BYTES = 4096
 MAX_REQUEST_BLOCKS = 256
 PAGE_SECTORS = 8
+_TARGET = frozenset({Conn.SYNC_TARGET, Conn.PAUSED_SYNC_T})
 AWAITS_SYNC_UUID = frozenset({Conn.WF_SYNC_UUID, Conn.BEHIND, Conn.WF_BITMAP_T})
 
 
@@ -42,7 +44,8 @@ class ResyncTarget:
         self._outstanding: dict[int, tuple[int, Busy | None]] = {}
         self._failed: dict[int, int] = {}
         self._asked_before: set[int] = set()
-        """Asked for in a resync that ended since. A refusal comes on the other connection, and may come late."""
+        """Asked for in a resync that is over. An answer that still comes is none to the next one: it may be older than
+        what was marked since, and a refusal comes on the other connection."""
         self.writing = 0
         self._finishing = False
         self.end_unconfirmed = False
@@ -97,7 +100,6 @@ class ResyncTarget:
         self._finishing = False
         self._position = 0
         self._failed.clear()
-        self._asked_before = set(self._outstanding)
         self._controller = RateController(
             s.resync_rate_kib, s.c_plan_ahead, s.c_delay_target, s.c_fill_target_sectors, s.c_max_rate_kib
         )
@@ -105,14 +107,26 @@ class ResyncTarget:
         self._step()
 
     def stop(self) -> None:
-        """Paused, finished or cut off; whatever was asked for and still comes is taken if it fits."""
+        """Paused, or over; in a pause, whatever was asked for and still comes is taken."""
         self.running = False
         self._r.host.timer("resync", None)
+
+    def state_changed(self, old: State, new: State) -> None:
+        """Pauses, the end, and the Primary that is a target."""
+        if old.role != new.role == Role.PRIMARY:
+            self.promoted()
+        if old.conn == Conn.SYNC_TARGET != new.conn:
+            self.stop()
+        elif old.conn == Conn.PAUSED_SYNC_T and new.conn == Conn.SYNC_TARGET and self.may_write:
+            self.start()
+        if old.conn in _TARGET and new.conn not in _TARGET:
+            self._asked_before.update(self._outstanding)
 
     def reset(self) -> None:
         """The connection is gone."""
         self.stop()
         outstanding, self._outstanding = self._outstanding, {}
+        self._asked_before.clear()
         self._in_flight_sectors = 0
         self._finishing = self.end_unconfirmed = self.may_write = False
         for _, busy in outstanding.values():
@@ -219,7 +233,7 @@ class ResyncTarget:
         length, _busy = known
         if size != min(length * BLOCK_BYTES, r.size_bytes - (head.sector << 9)):
             raise ProtocolError(f"resync data of {size} bytes, {length} blocks were asked for", Cmd.RS_DATA_REPLY)
-        if disk is None or meta is None:
+        if disk is None or meta is None or first in self._asked_before:
             self._done(first)
             return
         self._write(link, head.sector, payload, first)
@@ -232,7 +246,7 @@ class ResyncTarget:
         if turn is None and busy.count and busy.queue(start, end, "local", begin, ON_DISK):
             return
         disk = r.disk
-        if disk is None or r.links.link is not link:
+        if disk is None or r.links.link is not link or first in self._asked_before:
             if r.links.link is link:
                 self._done(first)
             if turn is not None:
@@ -257,6 +271,11 @@ class ResyncTarget:
     def _written(self, link: Link, sector: int, size: int, first: int, error: int) -> None:
         r = self._r
         if r.links.link is not link:
+            return
+        if first in self._asked_before:
+            self._done(first)
+            if error:
+                r.disk_failed(error, f"writing {size} bytes at {sector << 9} during the resync")
             return
         ack = BlockAck(sector, ID_SYNCER, size)
         if error:
