@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,7 +20,7 @@ def filled_in(directory: Path) -> Path:
     """The units as installed, their programs being ones that exist."""
     directory.mkdir()
     for unit in UNITS:
-        text = unit.read_text().replace("@REPLCTL@", "/bin/true").replace("@LIB@/shutdown-guard", "/bin/true")
+        text = re.sub(r"@REPLCTL@|@LIB@/[\w-]+", "/bin/true", unit.read_text())
         assert "@" not in "".join(line for line in text.splitlines() if line.startswith("Exec"))
         (directory / unit.name).write_text(text)
     return directory

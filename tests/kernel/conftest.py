@@ -79,7 +79,8 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     properties="stonith-enabled=false")` configures it otherwise.
     """
     marker = request.node.get_closest_marker("cluster")
-    options = {"fencing": "resource-and-stonith", "properties": "", **(marker.kwargs if marker else {})}
+    options = {"fencing": "resource-and-stonith", "properties": "", "resync_rate": "2G",
+               **(marker.kwargs if marker else {})}  # fmt: skip
     made = two_guests(memory_mib=512)
     try:
         guests = made.__enter__()
@@ -89,7 +90,7 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
         cluster = Cluster(guests, options["properties"])
         request.node.stash.setdefault(PAIRS, []).append(cluster)
         try:
-            cluster.first_day(options["fencing"])
+            cluster.first_day(options["fencing"], options["resync_rate"])
             yield cluster
         finally:
             cluster.close()

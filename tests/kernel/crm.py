@@ -211,11 +211,11 @@ class Cluster(Pair):
     def furnish(self, member: Member) -> None:
         member.furnish({"/etc/drbd.conf": self.config, "/etc/corosync/corosync.conf": self.corosync()})
 
-    def first_day(self, fencing: str) -> None:
+    def first_day(self, fencing: str, resync_rate: str) -> None:
         """Everything in its place, metadata, equal disks, ext3, all down: so a cluster finds it at its first start. A
         client tries to get in from now on.
         """
-        self.configure({"ping-timeout": 30}, {"fencing": fencing}, HANDLERS)
+        self.configure({"ping-timeout": 30}, {"fencing": fencing, "resync-rate": resync_rate}, HANDLERS)
         for member in self.members:
             self.furnish(member)
         for machine in self.machines:
@@ -238,15 +238,18 @@ class Cluster(Pair):
         """Start the cluster, load the configuration as an operator does; when it was loaded."""
         for member in self.members:
             member.start_cluster()
-        for member in self.members:
-            wait_until(lambda member=member: "partition with quorum" in member.status()     # type: ignore[misc]
-                       and f"Online: [ {' '.join(sorted(m.name for m in self.members))} ]" in member.status(),
-                       member.status, SERVICE_S)  # fmt: skip
+        self.both_online()
         self.dados.write_file("/root/cluster.crm", document(self.properties))
         loaded_at = time.time()
         self.dados.crm("configure", "load", "update", "/root/cluster.crm")
         self.dados.idle()
         return loaded_at
+
+    def both_online(self) -> None:
+        """Until each node takes both for members of the cluster."""
+        for member in self.members:
+            wait_until(lambda member=member: "Online: [ backup dados ]" in member.status()      # type: ignore[misc]
+                       and "partition with quorum" in member.status(), member.status, SERVICE_S)  # fmt: skip
 
     def owner(self) -> Member:
         owners = [member for member in self.members if member.guest.is_on and member.owns()]

@@ -140,6 +140,40 @@ def test_deaths(cluster: Cluster) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.cluster(resync_rate="300K")
+def test_death_of_the_source(cluster: Cluster) -> None:
+    """A node that is only half resynced must not have the service, whatever happens to the other."""
+    day = Day(cluster)
+    cluster.open()
+    active = cluster.owner()
+    target = cluster.partner(active)
+    cluster.switch.cut(target.guest)
+    wait_until(lambda: active.constraints() == [active.name], active.status, SERVICE_S)
+    writer = day.write(active)
+    writer.wait_for(lambda lines: len(lines) >= 300, "enough is written")
+    cluster.switch_on(target)
+    target.wait_state("cs:SyncTarget")
+    cluster.both_online()
+    cluster.switch.pulled.clear()
+    died_at = cluster.switch.cut(active.guest)
+    day.promised += writer.lines
+    wait_until(lambda: cluster.switch.pulled, target.status, SERVICE_S)
+    target.idle()
+    assert target.has_nothing() and "ro:Secondary/Unknown" in target.proc, target.status()
+    assert "Inconsistent" in target.proc, "the resync had ended before"
+    assert target.constraints() == [active.name]
+    said = target.refused("primary", "r0", code=17)
+    assert "Need access to UpToDate data" in said, said
+
+    cluster.switch_on(active)
+    day.note("source dead in mid-resync: no take-over; it is back",
+             client=cluster.client.served_after(died_at, SERVICE_S) - died_at)  # fmt: skip
+    assert cluster.owner() is active
+    cluster.settle()
+    day.audit()
+
+
+@pytest.mark.long
 @pytest.mark.cluster(fencing="resource-only", properties="stonith-enabled=false")
 def test_replication_link_cut(cluster: Cluster) -> None:
     """No STONITH, fencing by the constraint alone: the cluster still talks, the replication does not. The node left
