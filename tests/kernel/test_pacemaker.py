@@ -109,7 +109,7 @@ def test_deaths(cluster: Cluster) -> None:
     # The engine dies. A supervisor brings it back and nobody notices; without one the node cannot be cleared.
     supervisor = active.guest.begin(SUPERVISE, "r0", timeout_s=3600)
     writer = day.write(active)
-    for _ in range(3):
+    for _ in range(6):              # one in two meets a monitor
         written = len(writer.lines)
         kill_engine(active)
         writer.wait_for(lambda lines: len(lines) > written + 20, "the writer goes on")      # noqa: B023
