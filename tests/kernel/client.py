@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -47,10 +48,11 @@ class Client:
 
         return wait_until(served, lambda: f"the client is served: {self._attempts[-3:]}", patience_s)[0]
 
-    def longest_wait(self, since: float) -> float:
-        """Seconds between two that succeeded, at most, since then."""
-        ends = [since, *(float(end) for end, result, *_ in self._attempts if result == "ok" and float(end) > since)]
-        return max((after - before for before, after in pairwise(ends)), default=0.0)
+    def longest_wait(self, since: float, patience_s: float) -> float:
+        """Seconds between two that succeeded, at most, since then until now; and the client is served now."""
+        last = self.served_after(time.time(), patience_s)
+        ends = [float(end) for end, result, *_ in self._attempts if result == "ok" and since < float(end) <= last]
+        return max(after - before for before, after in pairwise([since, *ends]))
 
     def close(self) -> None:
         self._process.kill()

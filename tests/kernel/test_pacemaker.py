@@ -98,7 +98,7 @@ def test_deaths(cluster: Cluster) -> None:
     written = len(writer.lines)
     writer.wait_for(lambda lines: len(lines) > written + 10, "the writer goes on when the other is dead")
     day.note("all links cut: who has the service keeps it", shot=shot.at - cut_at,
-             client=cluster.client.longest_wait(cut_at))  # fmt: skip
+             client=cluster.client.longest_wait(cut_at, SERVICE_S))  # fmt: skip
     day.stop(active, writer)
     for cable in ("eth0", "eth1"):
         standby.guest.heal(cable)
@@ -191,7 +191,7 @@ def test_replication_link_cut(cluster: Cluster) -> None:
     active.wait_state("ro:Primary/Unknown", "ds:UpToDate/Outdated")
     written = len(writer.lines)
     writer.wait_for(lambda lines: len(lines) > written + 20, "the writer goes on alone")
-    day.note(f"replication cut: constraint after {fenced_s:.1f}", client=cluster.client.longest_wait(cut_at))
+    day.note(f"replication cut: constraint after {fenced_s:.1f}", client=cluster.client.longest_wait(cut_at, SERVICE_S))
 
     cluster.switch.cut(active.guest)
     day.promised += writer.lines
