@@ -37,6 +37,12 @@ PROGRAM = f"""#!/bin/sh
 PYTHONPATH={CHECKOUT} exec {CHECKOUT}/.venv/bin/python -m replblock.cli.main "$@"
 """
 
+#: Debian's own does not wait for the end of those that serve clients: then /home cannot be unmounted, now and again.
+SAMBA = """#!/bin/sh
+/etc/init.d/smbd "$1" || exit
+[ "$1" != stop ] || timeout 30 sh -c 'while pidof smbd; do sleep 0.1; done' >/dev/null
+"""
+
 FURNISH = f"""
 mkdir -p {CHECKOUT}
 mount --bind {ROOT} {CHECKOUT}
@@ -52,8 +58,7 @@ mkdir -p /run/lock/subsys /run/resource-agents /run/heartbeat/ccm /run/heartbeat
 chown hacluster:haclient /run/heartbeat/ccm /run/heartbeat/crm /var/lib/heartbeat/cores/hacluster
 ln -sfn {DISK} /dev/sda1
 for name in mount umount; do [ -e /sbin/$name ] || ln -s /bin/$name /sbin/$name; done
-cp /etc/init.d/smbd /etc/init.d/samba
-chmod 755 /etc/ha.d/resource.d/drbd /etc/ha.d/resource.d/replblock
+chmod 755 /etc/init.d/samba /etc/ha.d/resource.d/drbd /etc/ha.d/resource.d/replblock
 printf 'exit 0\\n' | install -m 755 /dev/stdin /sbin/modprobe-of-none
 rm -f /sbin/modprobe; mv /sbin/modprobe-of-none /sbin/modprobe
 chmod 600 /etc/ha.d/authkeys
@@ -140,6 +145,7 @@ class Node(Machine):
             "/etc/ha.d/resource.d/drbd": CASE_SCRIPT.read_text(),
             "/etc/ha.d/resource.d/replblock": OUR_SCRIPT.read_text(),
             "/etc/default/replblock": "REPLCTL=/sbin/drbdadm\n",
+            "/etc/init.d/samba": SAMBA,
             "/etc/samba/smb.conf": (CASE / "smb.conf").read_text(),
         }  # fmt: skip
 
