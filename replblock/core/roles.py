@@ -40,7 +40,10 @@ class Roles:
     def primary(self, args: dict[str, Any], reply: Reply) -> None:
         """primary [--force]."""
         r = self._r
-        if self._demoting is not None:  # it was ordered before, and would overtake this promotion
+        nobody = Disk.INCONSISTENT <= r.state.disk < Disk.UP_TO_DATE and r.state.pdsk < Disk.UP_TO_DATE
+        # --force at a Primary that lost its good data, and its peer's: nothing else would refuse, and lead to the disk
+        asked = r.state.role == Role.PRIMARY and nobody and bool(args.get("force"))
+        if self._demoting is not None and not asked:  # it was ordered before, and would overtake this promotion
             reply(self._admin.busy())
             return
         if r.state.role == Role.PRIMARY and not (args.get("force") and r.state.disk != Disk.UP_TO_DATE):
@@ -52,9 +55,6 @@ class Roles:
         if self._attempt is not None or self._admin.pending is not None:
             reply(self._admin.busy())
             return
-        nobody = Disk.INCONSISTENT <= r.state.disk < Disk.UP_TO_DATE and r.state.pdsk < Disk.UP_TO_DATE
-        # --force at a Primary that lost its good data, and its peer's: nothing else would refuse, and lead to the disk
-        asked = r.state.role == Role.PRIMARY and nobody
         self._try(Attempt(r.state.disk, bool(args.get("force")), disk_asked=asked), reply)
 
     def _wanted(self, attempt: Attempt) -> dict[str, Any]:
@@ -167,6 +167,7 @@ class Roles:
         r = self._r
         wanted = self._wanted(attempt)
         forced = attempt.disk_asked and r.state.disk < Disk.UP_TO_DATE
+        again = r.state.role == Role.PRIMARY
         refusal = r.change("promoted", promotion_forced=forced, **wanted)
         if refusal is not None:
             if r.state.conn >= Conn.CONNECTED:
@@ -191,7 +192,7 @@ class Roles:
             if error and r.meta is meta:
                 r.disk_failed(error, "writing metadata at promotion")
             if self._promotion is not waiting or r.state.role != Role.PRIMARY:
-                ended(self._admin.busy())  # demoted meanwhile
+                ended(Answer() if again else self._admin.busy())  # demoted meanwhile
                 return
             r.primary.ready = True
             r.host.state_changed(r.state, r.state)

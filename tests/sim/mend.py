@@ -97,6 +97,7 @@ class Mender:
             return
         if len(nodes) == 1:
             self.player.command(nodes[0].peer, "disconnect", {})
+            self.sim.run(500)
         a, b = self.sim.nodes
         for node in (a, b):
             if not node.on or node.state.conn != Conn.STANDALONE:
@@ -148,7 +149,8 @@ class Mender:
             if state.disk == Disk.INCONSISTENT and state.pdsk == Disk.UP_TO_DATE:
                 player.command(node, "invalidate", {})
             elif state.disk < Disk.UP_TO_DATE and state.pdsk < Disk.UP_TO_DATE and solve:
-                if state.disk > state.pdsk or (state.disk == state.pdsk and node is a):
+                first = b if b.state.role == Role.PRIMARY else a
+                if state.disk > state.pdsk or (state.disk == state.pdsk and node is first):
                     player.command(node, "primary", {"force": True})
             elif state.disk == state.pdsk == Disk.UP_TO_DATE and node.resource.meta is not None:
                 if node.resource.meta.bitmap.count and not player.oracle.pending and solve and number % 4 == 3:
