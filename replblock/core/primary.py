@@ -30,10 +30,18 @@ from replblock.core.path import (
 )  # fmt: skip
 from replblock.core.reads import Reads
 from replblock.core.requests import Op, Request
-from replblock.core.resend import epoch_of, in_parts
+from replblock.core.resend import epoch_of, in_parts, is_copy
 from replblock.state.names import Disk
 from replblock.wire.commands import Cmd
-from replblock.wire.flags import DP_DISCARD, DP_FUA, DP_SEND_WRITE_ACK, DP_ZEROES, FEATURE_WZEROES, dp_mask
+from replblock.wire.flags import (
+    DP_DISCARD,
+    DP_FUA,
+    DP_MAY_SET_IN_SYNC,
+    DP_SEND_WRITE_ACK,
+    DP_ZEROES,
+    FEATURE_WZEROES,
+    dp_mask,
+)
 from replblock.wire.headers import MAGIC_100, pack_header
 from replblock.wire.packets import Data, Trim
 
@@ -245,6 +253,8 @@ class PrimaryPath(Reads, Flushing):
         sector = request.offset_bytes >> 9
         length = request.length_bytes
         flags = self._flags | DP_FUA if request.fua else self._flags
+        if flags & DP_MAY_SET_IN_SYNC and is_copy(request):
+            flags ^= DP_MAY_SET_IN_SYNC  # not written here once more: something newer that failed may lie on top of it
         self.sent_sectors += length >> 9
         if request.op != Op.WRITE and not request.data:
             zeroes = bool(link.features & FEATURE_WZEROES)
