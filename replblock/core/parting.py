@@ -70,6 +70,20 @@ def part_from_source_without_disk(r: Resource, peer_disk: Disk) -> bool:
     return True
 
 
+def crosses_attach(r: Resource, own: State, report: State) -> bool:
+    """A Primary lost its disk before it heard of the one that is attached here: it is asked what its users have seen.
+
+    Taken for its answer, this disk would be UpToDate and begin a generation, however much it lacks: then that Primary
+    refuses it, and its own disk, the better one, looks like the older one.
+    """
+    gone = report.disk < Disk.INCONSISTENT <= own.pdsk
+    if not (own.disk == Disk.NEGOTIATING and gone and report.role == Role.PRIMARY):
+        return False
+    text = "the Primary lost its disk while one was attached here: connecting anew, to learn whether this one may serve"
+    r.links.drop(Conn.NETWORK_FAILURE, "attach-crossed-a-lost-disk", text)
+    return True
+
+
 def would_lose_exposed_data(r: Resource, own: State) -> bool:
     """A Primary without good data of its own meets other data than its users have seen: it disconnects."""
     theirs = r.handshake.peer_uuids

@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING
 
 from replblock.core.bitmaps import BitmapExchange
 from replblock.core.judging import judge
-from replblock.core.parting import part_from_rebooted, part_from_source_without_disk, would_lose_exposed_data
+from replblock.core.parting import (
+    crosses_attach,
+    part_from_rebooted,
+    part_from_source_without_disk,
+    would_lose_exposed_data,
+)
 from replblock.core.refusals import refusal_text, state_refusal_text
 from replblock.core.source import ResyncSource
 from replblock.core.target import AWAITS_SYNC_UUID, ResyncTarget
@@ -101,7 +106,7 @@ class Resync:
             return
         if reaction.action != Action.TAKE_OVER:
             return
-        if part_from_source_without_disk(r, reaction.peer_disk):
+        if part_from_source_without_disk(r, reaction.peer_disk) or crosses_attach(r, own, report):
             return
         r.remembered.report(report, reaction.peer_disk)
         if report.conn == Conn.CONNECTED and report.disk == Disk.UP_TO_DATE:

@@ -39,7 +39,9 @@ class Oracle(Answers):
         crashed = crashed and state.disk != Disk.ATTACHING  # an attach notes it
         ledger.flush_failed, ledger.failed_ms = self.tick(), self.sim.now
         ledger.failed_apart = state.conn < Conn.CONNECTED
-        ledger.alone_at_failure = (state.role == Role.PRIMARY or crashed) and state.conn < Conn.CONNECTED
+        # without the peer's disk nobody was there who has more; that this one lost writes a kernel peer is not told
+        alone = state.conn < Conn.CONNECTED or (self._alone(state) and not node.settings.offer_ordered)
+        ledger.alone_at_failure = (state.role == Role.PRIMARY or crashed) and alone
 
     def cache_dropped(self, node: Node) -> None:
         """The disk is opened again after a failed flush: only now it shows what the medium holds."""
@@ -383,7 +385,8 @@ class Oracle(Answers):
         """What was handed in before the connection stood goes to the peer too."""
         mine = self.ledger(node)
         mine.met = self.tick()
-        mine.untold.update(m for m in self._lost_by(node, twice=True) if m.weak and self._twice_lost(node, m))
+        lost = {m for m in self._lost_by(node, twice=True) if m.weak and self._twice_lost(node, m)}
+        mine.untold.update(m for m in lost if m.submitted > mine.died)  # whoever wrote before is no more
         for _, what, sender, _, _ in self.pending.values():
             if isinstance(what, Mark) and sender is node:
                 self.ledger(node.peer).may(what)

@@ -115,6 +115,21 @@ FOUND = (
            ("disconnect", "a", None, 300), ("write", "a", (240, 8, False), 0, 121331039), ("heal", "b", None, 1),
            ("write", "a", (1, 8, False), 1, 66104642), ("flush", "a", None, 15, 554662885),
            ("write", "b", (240, 2, False), 0, 3493640135), ("up", "a"), ("primary", "a", None, 40, 1406771998))),
+    Found("lost-writes-told-to-nobody",
+          "a kernel peer detached with --force; the Primary's flush failed, and was answered so: nothing is promised "
+          "(the oracle)",
+          {"batch": 0.3, "blocks": 40, "offer_ordered": False},
+          (("write", "a", (0, 1, False)), ("fail", "a", "flush", 15), ("detach_force", "b"), ("up", "b"),
+           ("write", "b", (169, 1, False), 300), ("flush", "a", None, 300))),
+    Found("attach-crossed-a-lost-disk",
+          "told to be the target, a disk failed before its metadata said so, and was attached again while the "
+          "Primary's failed, too: it was UpToDate, began a generation, was refused, and overwrote the Primary's disk",
+          {"batch": 0.3, "blocks": 16, "slow_ms": 30},
+          (("write", "b", (56, 8, False), 40), ("write", "a", (78, 8, False), 2, 639492790),
+           ("invalidate_remote", "a", None, 15, 3488191078), ("fail", "a", "flush", 8, 2962827375),
+           ("cut", "b", None, 8, 1753718609), ("write", "a", (98, 8, False), 2), ("up", "b", None, 5),
+           ("fuse", "a", (13, False), 3), ("fail", "b", "meta", 15, 3539323622),
+           ("fail", "a", "meta", 15, 2261759055), ("up", "a", None, 2))),
 )  # fmt: skip
 
 
