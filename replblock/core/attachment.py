@@ -124,6 +124,7 @@ class Attachment:
                 refusal = refused_unheard(r)
                 if refusal is not None:
                     r.sync.decision = refusal
+                    r.sync.call_handlers(refusal)
                     self.abort("own-attach-aborted")
                     done(attach_refusal_text(refusal, r.settings.resource))
                     return

@@ -182,13 +182,17 @@ class Resync:
             # repairs of a half-finished resync hold for our copy of the peer's generations too
             r.handshake.peer_uuids = theirs._replace(**verdict.peers._asdict())
             r.remembered.repaired(verdict.peers)
-        for name in decision.handlers:
-            if name in r.settings.handlers:
-                r.host.run_handler(name, {}, lambda code: None)
+        self.call_handlers(decision)
         if decision.demote:
             r.primary.ready = False
             r.change("after-sb-demote", forced=True, role=Role.SECONDARY)
         return decision
+
+    def call_handlers(self, decision: Decision) -> None:
+        """A split brain, or a Primary that loses: whoever is configured to hear of it does."""
+        for name in decision.handlers:
+            if name in self._r.settings.handlers:
+                self._r.host.run_handler(name, {}, lambda code: None)
 
     def mark_everything(self) -> None:
         """A full resync: every block counts as different, durably, before anything else of it happens."""

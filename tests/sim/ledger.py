@@ -75,6 +75,8 @@ class Ledger:
         self.failed_apart = False
         self.lost_cache = -1
         """When its disk was opened again after a flush that had failed without the peer (`failed_apart`)."""
+        self.dropped_cache: set[Mark] = set()
+        """What was lost then."""
         self.failed_connected = -1
         """When its disk failed while it took itself for connected: the peer's copy served alone from then on."""
         self.flush_refused = -1

@@ -49,6 +49,7 @@ class Oracle(Answers):
         gone = {m for m in ledger.acked if node.name in m.unsure and node.name not in m.durable}
         ledger.acked -= gone
         (ledger.forgiven if ledger.alone_at_failure else ledger.dropped).update(gone)
+        ledger.dropped_cache = gone
         if ledger.failed_apart:
             ledger.lost_cache = self.tick()  # nobody was there to take over from: it comes back as after a power loss
         self.check(node, "after its cache was dropped")
@@ -60,16 +61,25 @@ class Oracle(Answers):
         ledger.judged_from = ledger.promoting = None
         ledger.only_in_memory = was_on and node.state.disk == Disk.UP_TO_DATE
         primary = was_on and node.state.role == Role.PRIMARY
-        if primary and node.platter.spoiled and ledger.flush_failed > ledger.answered:
+        alone = was_on and (primary or not self._under_a_primary(node)) and ledger.flush_failed > ledger.answered
+        untold = node.platter.spoiled or (was_on and node.resource.meta is None)
+        if alone and untold and (ledger.failed_ms == self.sim.now or node.metadata_under_way):
             # it died before its metadata could say that a flush had failed, and had answered nothing since: for whoever
-            # waits for an answer that is a power loss of the Primary
-            ledger.alone_at_failure |= ledger.failed_ms == self.sim.now or node.metadata_under_way
+            # waits for an answer that is a power loss, of the Primary or of a node without one
+            ledger.alone_at_failure = True
+            ledger.forgiven |= ledger.dropped & ledger.dropped_cache
+            ledger.dropped -= ledger.dropped_cache
         self.pending = {k: v for k, v in self.pending.items() if v[2] is not node}
         self.decisions.pop(node.name, None)
 
     def _serves(self, node: Node) -> Role:
         """A promotion alone that was not answered is none yet: nothing of it need be durable."""
         return node.state.role if self.ledger(node).judged_from is None else Role.SECONDARY
+
+    def _under_a_primary(self, node: Node) -> bool:
+        """Is, or was, its peer Primary?"""
+        peer = node.peer
+        return (self._serves(peer) if peer.on else self.last_role.get(peer.name)) == Role.PRIMARY
 
     def died(self, node: Node, power: bool, was_on: bool) -> None:
         ledger = self.ledger(node)
@@ -91,11 +101,7 @@ class Oracle(Answers):
             ledger.lost_power = self.tick()
             gone = {m for m in ledger.acked if node.name not in m.durable}
             ledger.acked -= gone
-            peer = node.peer
-            if (self._serves(peer) if peer.on else self.last_role.get(peer.name)) == Role.PRIMARY:
-                ledger.dropped |= gone
-            else:
-                ledger.forgiven |= gone
+            (ledger.dropped if self._under_a_primary(node) else ledger.forgiven).update(gone)
         self.check(node, "after it died")
         self._covered(node)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 
+from replblock.state.names import Conn, Disk
 from tests.sim.exhaustive import SETUP
 from tests.sim.false_alarms import Found
 from tests.sim.history import Event, History
@@ -155,3 +156,17 @@ def test_a_refused_request_is_not_tried_in_every_wake_up() -> None:
     player.event(0, Event("repair", "a", None, 3000))
     assert not player.oracle.pending
     player.finish()
+
+
+def test_a_peer_that_cannot_be_told_of_lost_writes_stays_up_to_date() -> None:
+    """A disk that it would take for the source is refused before it begins to be the target."""
+    events = [("write", "a", (104, 2, False), 15), ("kill", "a"), ("fail", "a", "flush"), ("up", "a", None, 20)]
+    events += [("repair", "a", None, 100), ("attach", "a", None, 100), ("attach", "a", None, 100)]
+    player = Player(History({"blocks": 40, "offer_ordered": False}, tuple(Event(*event) for event in events)))
+    player.begin()
+    a, b = player.sim.a, player.sim.b
+    for number, event in enumerate(player.history.events):
+        player.event(number, event)
+        assert b.state.disk == Disk.UP_TO_DATE
+    assert a.resource.reasons[-1]["rule"] == "own-attach-aborted"
+    assert a.state.conn == Conn.CONNECTED
