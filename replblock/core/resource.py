@@ -11,7 +11,7 @@ from replblock.core import netoptions
 from replblock.core.admin import Admin
 from replblock.core.aftermath import Aftermath
 from replblock.core.answers import Answer
-from replblock.core.attachment import Attachment
+from replblock.core.attachment import UNFLUSHED, Attachment
 from replblock.core.fencing import Fencing
 from replblock.core.handshake import Handshake
 from replblock.core.host import Disk as DiskPort
@@ -299,6 +299,11 @@ class Resource:
             negotiated=(self.disk_after_negotiation, Disk.DUNKNOWN),
             data_is_what_we_exposed=self._data_is_what_we_exposed(),
         )
+
+    @property
+    def users_generation(self) -> int:
+        """The data that the users of a Primary work on: another engine may serve them with no other."""
+        return UNFLUSHED if self.attachment.lost_unflushed or self.primary.loss_untold else self.exposed_uuid
 
     def _data_is_what_we_exposed(self) -> bool:
         meta = self.meta

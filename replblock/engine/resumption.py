@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from replblock.device import DeviceError
+from replblock.state.names import Disk
 from replblock.state.resumption import Resume, Scene, judge
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Resumption:
         self._text = ""
         self._told: list[Told] = []
         self._working = False
+        self._was_inconsistent = False
         self._outcome: tuple[int, list[str], dict[str, Any]] | None = None
 
     @property
@@ -70,6 +72,10 @@ class Resumption:
         self._fail("given-up", "given up by order", then)
         return True
 
+    def disk_is(self, disk: Disk) -> None:
+        """Called with every change of state: a short resync may begin and end between two looks."""
+        self._was_inconsistent |= disk == Disk.INCONSISTENT
+
     def _again(self, delay_ms: int) -> None:
         self._engine.loop.timer_call("resume", delay_ms, self._look)
 
@@ -82,6 +88,7 @@ class Resumption:
         return Scene(
             core.state, None if core.meta is None else core.meta.uuids, self._engine.device.seen_generation,
             core.remembered.generations, core.remembered.role, core.handshake.running, self._patience(),
+            self._was_inconsistent,
         )  # fmt: skip
 
     def _look(self) -> None:

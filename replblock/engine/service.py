@@ -256,12 +256,18 @@ class Engine:
     def _state_changed(self, old: Any, new: Any) -> None:
         self.post(self._publish)
         self.door.disk = self.core.disk
-        if self.device.attached is not None and self.core.exposed_uuid & ~1 != self.device.seen_generation & ~1:
-            self.side.put(lambda: self.device.note_generation(self.core.exposed_uuid))
+        if self.resumption is not None:
+            self.resumption.disk_is(new.disk)
+        self._note_generation()
+
+    def _note_generation(self) -> None:
+        if self.device.attached is not None and self.core.users_generation & ~1 != self.device.seen_generation & ~1:
+            self.side.put(lambda: self.device.note_generation(self.core.users_generation))
 
     def _publish_timer(self) -> None:
         self.loop.timer_call("publish", PUBLISH_MS)
         self._publish()
+        self._note_generation()  # a write may be lost, or that be told, while no state changes
 
     def _publish(self) -> None:
         """Status for `proc` and for those who watch events, if it changed."""

@@ -146,7 +146,7 @@ def primary(engine: Engine, args: Args, client: Client) -> None:
         if found.exit_code:
             reply(found.exit_code, list(found.lines), dict(found.data))
         else:
-            work = partial(keeper.attach, engine.core.exposed_uuid)
+            work = partial(keeper.attach, engine.core.users_generation)
             _aside(engine, work, lambda problem: attached(problem, found))
 
     def attached(problem: Exception | None, found: Any) -> None:
@@ -226,7 +226,7 @@ def _leave_device_then(engine: Engine, verb: str, args: Args, ended: Ended) -> N
     def decided(found: Any) -> None:
         door.reopen()
         if found.exit_code and had_device:
-            work = partial(keeper.attach, engine.core.exposed_uuid)
+            work = partial(keeper.attach, engine.core.users_generation)
             _aside(engine, work, lambda problem: ended(found.exit_code, list(found.lines)))
         else:
             ended(found.exit_code, list(found.lines))

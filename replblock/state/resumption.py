@@ -35,6 +35,7 @@ class Scene(NamedTuple):
     peer_role: Role                 # likewise
     handshaking: bool               # the peer is there, what to make of it is being found out
     patience: bool                  # the peer may still be on its way
+    was_inconsistent: bool          # in this life of the engine: the data is the peer's, or was half of that
 
     @property
     def other_data(self) -> bool:
@@ -69,8 +70,8 @@ RULES: tuple[ResumeRule, ...] = (
                "the handshake with the peer is under way"),
     ResumeRule("resume-other-data", lambda s: s.other_data, Resume.FAIL,
                "the data here is not what the device's users saw last"),
-    ResumeRule("resume-data-is-not-good", lambda s: s.state.disk < Disk.CONSISTENT, Resume.FAIL,
-               "the disk here is no longer UpToDate"),
+    ResumeRule("resume-data-is-not-good", lambda s: s.state.disk < Disk.CONSISTENT or s.was_inconsistent,
+               Resume.FAIL, "the disk here was no longer UpToDate"),
     ResumeRule("resume-with-the-peer", lambda s: s.state.conn >= Conn.CONNECTED, Resume.TAKE,
                "the peer is there, is Secondary and has nothing newer"),
     ResumeRule("resume-refused-by-the-handshake",

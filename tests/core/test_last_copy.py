@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from replblock.core.attachment import UNFLUSHED
 from replblock.core.requests import Op
+from replblock.state.generations import plain
 from replblock.state.names import Conn, Disk
 
 from .world import MIB, World
@@ -103,7 +105,11 @@ def test_a_write_answered_before_our_disk_failed_is_not_forgotten() -> None:
     power_loss_of_the_peer(world)
     world.up(world.b)
     world.run_until(lambda: world.a.resource.state.conn == Conn.CONNECTED)
+    world.ok(world.a, "attach", **world.a.open_disk())
+    world.run_until(lambda: world.a.resource.state.disk == Disk.UP_TO_DATE)
+    assert world.a.resource.users_generation == UNFLUSHED  # a restarted engine would tell nobody
     assert world.wait(world.submit(world.a, Op.FLUSH)).errno == errno.EIO
+    assert plain(world.a.resource.users_generation) == plain(world.a.resource.meta.uuids.current)
     world.write(world.a, 0, TWO)
     world.flush(world.a)
 

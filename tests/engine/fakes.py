@@ -26,7 +26,7 @@ class RecordingCore:
         self.doors_open = False
         self.local_reads_ok = False
         self.size_bytes = 1 << 20
-        self.exposed_uuid = 0
+        self.users_generation = 0
         self.react: Callable[[tuple[Any, ...]], None] = lambda event: None
 
     def _note(self, *event: Any) -> None:

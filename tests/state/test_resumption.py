@@ -7,6 +7,7 @@ import itertools
 
 import pytest
 
+from replblock.core.attachment import UNFLUSHED
 from replblock.state.generations import Generations
 from replblock.state.names import Conn, Disk, Role
 from replblock.state.packed import State
@@ -18,7 +19,7 @@ A, B, C, OLD, JUST_CREATED = 0xA0, 0xB0, 0xC0, 0xD0, 4
 def scene(**fields: object) -> Scene:
     state = State(Role.SECONDARY, Role.UNKNOWN, Conn.WF_CONNECTION, Disk.UP_TO_DATE, Disk.DUNKNOWN)
     parts = {name: fields.pop(name) for name in list(fields) if name in State._fields}
-    usual = Scene(state._replace(**parts), Generations(A), A, None, Role.UNKNOWN, False, False)
+    usual = Scene(state._replace(**parts), Generations(A), A, None, Role.UNKNOWN, False, False, False)
     return usual._replace(**fields)
 
 
@@ -32,6 +33,8 @@ def scene(**fields: object) -> Scene:
     ("resume-other-data", scene(mine=Generations(B, 0, A), conn=Conn.CONNECTED)),   # it was resynced from elsewhere
     ("resume-data-is-not-good", scene(disk=Disk.OUTDATED)),
     ("resume-data-is-not-good", scene(conn=Conn.SYNC_TARGET, disk=Disk.INCONSISTENT)),
+    ("resume-data-is-not-good", scene(conn=Conn.CONNECTED, was_inconsistent=True)),   # a resync in its own generation
+    ("resume-other-data", scene(seen=UNFLUSHED)),
     ("resume-with-the-peer", scene(conn=Conn.CONNECTED, peer=Role.SECONDARY)),
     ("resume-with-the-peer", scene(conn=Conn.SYNC_SOURCE, peer=Role.SECONDARY, peers=Generations(OLD))),
     ("resume-refused-by-the-handshake", scene(conn=Conn.STANDALONE, peers=Generations(B, A))),
