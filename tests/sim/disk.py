@@ -301,6 +301,7 @@ class OpenDisk:
     def meta_read(self, offset: int, length: int) -> bytes:
         if self.platter.fails("meta"):
             raise OSError(errno.EIO, "Input/output error")
+        self.node.disk_opened()  # an attach that had to wait, or was refused, has not opened it yet
         return self.platter.meta_read(offset, length)
 
     def close(self) -> None:

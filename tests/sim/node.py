@@ -417,12 +417,15 @@ class Node:
         """The arguments of `attach`."""
         if self.resource.meta is None:
             self.sim.oracle.comes_back(self)
-        if self.platter.spoiled and not self.platter.under_way:
-            self.platter.opened()
-            self.sim.oracle.cache_dropped(self)
         self.port = OpenDisk(self.platter)
         self.ports.append(self.port)
         return {"disk": self.port, "geometry": self.platter.geometry}
+
+    def disk_opened(self) -> None:
+        """Whoever reads its metadata begins anew with it: what a failed flush has lost shows from here on."""
+        if self.platter.spoiled and not self.platter.under_way and self.resource.meta is None:
+            self.platter.opened()
+            self.sim.oracle.cache_dropped(self)
 
     @property
     def metadata_under_way(self) -> bool:

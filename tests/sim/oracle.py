@@ -319,6 +319,8 @@ class Oracle(Answers):
 
     def _up_to_date(self, node: Node, old: Any, new: Any) -> None:
         ledger = self.ledger(node)
+        if node.name in self.forcing and old.role == Role.PRIMARY:
+            self._gone_by_force(node)
         if not ledger.void:
             self.check(node, "it calls itself UpToDate")
             return
