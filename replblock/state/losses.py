@@ -34,7 +34,9 @@ class MintRule(NamedTuple):
 
 def _lost(old: State, new: State, bitmap_uuid: int) -> bool:
     in_use = Role.PRIMARY in (new.role, new.peer)
-    return bitmap_uuid == 0 and in_use and new.disk >= Disk.UP_TO_DATE and lost_contact(old.pdsk, new.pdsk)
+    # a peer whose disk has just failed a write may die before its metadata says so: it comes back as good as this one
+    lost = lost_contact(old.pdsk, new.pdsk) or (old.pdsk == Disk.INCONSISTENT and old.conn == Conn.CONNECTED > new.conn)
+    return bitmap_uuid == 0 and in_use and new.disk >= Disk.UP_TO_DATE and lost
 
 
 def _back_alone(old: State, new: State, bitmap_uuid: int) -> bool:
