@@ -127,6 +127,8 @@ class Aftermath:
         meta.put_flags(0 if self._r.state.conn < Conn.CONNECTED else int(meta.flags), Flag.PEERS_LAST_COPY)
         meta.put(uuids)
         if self._r.state.role != Role.PRIMARY:
+            # what the Primary's disk did not take any more is told by its log only: this node is none without changes
+            self._r.secondary.mark_last()
             # a Primary's power loss takes what it had not flushed; what a peer's one was answered counts as here
             meta.save_after_flush()
         self._r.remembered.moved_on()

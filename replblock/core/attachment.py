@@ -244,7 +244,7 @@ class Attachment:
                 self._drop()
                 told()
             else:
-                r.secondary.flushed_all()
+                r.secondary.epoch.flushed_all()
                 meta.put_flags(0, Flag.PRIMARY_IND)
                 meta.retire(retired)
 
@@ -364,11 +364,15 @@ class Attachment:
         `target_finished`: this was the source, and the target has said that it has everything for good.
         """
         r = self._r
+        # after a failed fdatasync nobody knows what is on the disk: it can no more be passed on than lost metadata
+        for_good = what.startswith(("writing metadata", "writing the activity log", "flushing"))
+        if r.meta is not None and r.state.disk == Disk.FAILED and what.startswith("writing") and not for_good:
+            # it is being detached: who dies before the end of that would come back with a disk that looks good
+            r.meta.save_bitmap()
+            self._note_lost_writes(target_finished)
         if r.meta is None or r.state.disk <= Disk.FAILED:
             return
         policy = r.settings.on_io_error
-        # after a failed fdatasync nobody knows what is on the disk: it can no more be passed on than lost metadata
-        for_good = what.startswith(("writing metadata", "writing the activity log", "flushing"))
         meaning = io_error(policy, r.state.disk, metadata=for_good)
         where = f"{r.settings.disk_path}: {os.strerror(errno)} while {what}"
         good_peer = r.state.conn >= Conn.CONNECTED and r.state.pdsk == Disk.UP_TO_DATE
@@ -390,7 +394,8 @@ class Attachment:
             r.aftermath.freeze_until_saved("disk-failed", for_good=False)
             return
         r.meta.save_bitmap()  # a write that failed here may be on the peer's disk, and be marked nowhere else
-        if what.startswith("flushing") or (what.startswith("writing") and not for_good):
+        # given up in the middle of writes it is as if they had failed, whatever it was that did
+        if what.startswith("flushing") or (what.startswith("writing") and not for_good) or r.primary.writing:
             self._note_lost_writes(target_finished)
         self.lost_unflushed = r.state.role == Role.PRIMARY
         if self._peer_lags_unnamed() or self._peer_is_behind():

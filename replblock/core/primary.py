@@ -318,6 +318,11 @@ class PrimaryPath(Reads, Flushing):
             if turn is not None:
                 self.busy.free(turn)
 
+    @property
+    def writing(self) -> bool:
+        """Writes to this disk are under way that may never get there if it is given up now."""
+        return bool(self._local_pending or self._local)
+
     def when_written(self, callback: Callable[[], None]) -> None:
         """Call back when every write that was begun here is on this disk (not yet flushed)."""
         if self._local_pending or self._local:

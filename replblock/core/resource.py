@@ -252,7 +252,7 @@ class Resource:
             Cmd.CONN_ST_CHG_REQ: self.admin.on_connection_request,
             Cmd.TRIM: s.on_trim,
             Cmd.ZEROES: s.on_zeroes,
-            Cmd.BARRIER: s.on_barrier,
+            Cmd.BARRIER: s.epoch.on_barrier,
             Cmd.OUT_OF_SYNC: y.bitmaps.on_out_of_sync,
             Cmd.DATA_REQUEST: s.reads.on_data_request,
             Cmd.DATA_REPLY: p.on_data_reply,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from replblock.core.host import PENDING, Buffer
 from replblock.core.link import Link
 from replblock.core.overlap import Busy
+from replblock.core.peer_epoch import PeerEpoch
 from replblock.core.peer_reads import PeerReads
 from replblock.core.pieces import EXTENT_BYTES, Ident, Whole, split
 from replblock.state.names import Conn, Disk, Role
@@ -31,17 +32,14 @@ from replblock.wire.flags import (
     FEATURE_WZEROES,
 )
 from replblock.wire.headers import MAGIC_100, pack_header
-from replblock.wire.packets import BLOCK_ACK_BODY, DATA_BODY, Barrier, BarrierAck, BlockAck, Data, Trim
+from replblock.wire.packets import BLOCK_ACK_BODY, DATA_BODY, BarrierAck, BlockAck, Data, Trim
 
 if TYPE_CHECKING:
-    from replblock.core.metastore import MetaStore
     from replblock.core.resource import Resource
 
 _ACK_100 = struct.Struct(">IHHIIQ8sII")
 MAX_PENDING_BYTES = 64 << 20
 """Writes of the peer that wait for this disk: beyond this the data connection is not read until half of it is done."""
-GONE = -2
-"""Instead of an errno: the disk that took the writes of an epoch was lost before it was flushed."""
 
 
 class SecondaryPath:
@@ -55,9 +53,9 @@ class SecondaryPath:
         self._held: list[tuple[int, int, memoryview]] = []
         self._holds = 0
         """What the data connection waits for: a barrier for its flush, a new generation for the metadata."""
-        self._epoch_size = 0
-        self._epoch_meta: MetaStore | None = None
-        """The disk that took the writes of this epoch."""
+        self.epoch = PeerEpoch(self)
+        self._last = 0, 0
+        """The last write of this connection: sector and bytes."""
         self._pending = 0
         self._pending_bytes = 0
         self._room: Callable[[], None] | None = None
@@ -69,10 +67,6 @@ class SecondaryPath:
         self.received_sectors = 0
         self.written_sectors = 0
 
-    def flushed_all(self) -> None:
-        """The disk is detached in good order: what it took is on it for good."""
-        self._epoch_meta = None
-
     @property
     def idle(self) -> bool:
         """Nothing of the peer's is under way here."""
@@ -81,7 +75,7 @@ class SecondaryPath:
     @property
     def unflushed(self) -> bool:
         """Writes of the peer are here that no barrier ack covers."""
-        return self._link is not None and (self._epoch_size > 0 or self.holding)
+        return self._link is not None and (self.epoch.size > 0 or self.holding)
 
     @property
     def unacked(self) -> int:
@@ -94,8 +88,8 @@ class SecondaryPath:
         self._link = link
         self._digest = digest(alg) if alg else None
         self._digest_bytes = digest_size(alg) if alg else 0
-        self._epoch_size = 0
-        self._epoch_meta = None
+        self.epoch.begin()
+        self._last = 0, 0
         self._seq = 0
 
     def connection_lost(self) -> None:
@@ -140,6 +134,12 @@ class SecondaryPath:
 
     # --- acknowledgements ---
 
+    def ack_epoch(self, link: Link, barrier: bytes, size: int) -> None:
+        """P_BARRIER_ACK, behind the acknowledgements of its writes."""
+        ack = pack_header(link.version, Cmd.BARRIER_ACK, 8) + BarrierAck(barrier, size).pack()
+        self._host.send(link.meta, [b"".join(self._acks), ack])
+        self._acks.clear()
+
     def ack(self, link: Link, cmd: Cmd, sector: int, ident: Ident, size_bytes: int) -> None:
         """Queue a p_block_ack for the end of the wake-up."""
         if self._link is not link:
@@ -172,7 +172,7 @@ class SecondaryPath:
         payload = self.verified(body[24:], Cmd.DATA)
         size = len(payload)
         self.check_range(sector, size, Cmd.DATA)
-        self._epoch_size += 1
+        self.epoch.size += 1
         self.received_sectors += size >> 9
         flags = self._flags(link, flags)
         if flags & DP_SEND_RECEIVE_ACK:
@@ -207,7 +207,7 @@ class SecondaryPath:
             raise ProtocolError(f"P_{cmd.name} before the handshake", cmd)
         trim = Trim.unpack(body)
         self.check_range(trim.sector, trim.size_bytes, cmd)
-        self._epoch_size += 1
+        self.epoch.size += 1
         flags = self._flags(link, trim.dp_flags)
         if flags & DP_SEND_RECEIVE_ACK:
             self.ack(link, Cmd.RECV_ACK, trim.sector, trim.block_id, trim.size_bytes)
@@ -250,8 +250,9 @@ class SecondaryPath:
             r.state.conn == Conn.WF_BITMAP_S and r.state.peer == Role.PRIMARY and r.sync.bitmaps.expected
         )
         if turn is None:
-            if alone and r.meta is not None:
-                r.meta.bitmap.set_range(start >> 12, -(-end // 4096))
+            self._last = sector, size
+            if alone:
+                self.mark_last()
             if busy.count and busy.queue(start, end, "waiting", partial(self._again, size, again)):
                 self._pending += 1
                 self._pending_bytes += size
@@ -275,7 +276,7 @@ class SecondaryPath:
                 return
         if turn is not None:
             turn.why = "local"
-        self._epoch_meta = self._epoch_meta or meta
+        self.epoch.taken_by = self.epoch.taken_by or meta
         self.written_sectors += size >> 9
         if flags & DP_FUA:
             entry = turn or busy.add(start, end, "local")
@@ -300,6 +301,12 @@ class SecondaryPath:
             self._written(link, sector, size, ident, flags, result)
             if turn is not None:
                 busy.free(turn)
+
+    def mark_last(self) -> None:
+        """What came last stands as different: the peer's disk may lack it."""
+        meta, (sector, size) = self._r.meta, self._last
+        if meta is not None and size:
+            meta.bitmap.set_range(sector >> 3, -(-((sector << 9) + size) // 4096))
 
     def _again(self, size: int, apply: Callable[[Busy], None], turn: Busy) -> None:
         self._pending -= 1
@@ -354,8 +361,7 @@ class SecondaryPath:
         r = self._r
         if error:
             if r.meta is not None:
-                start = sector << 9
-                r.meta.bitmap.set_range(start >> 12, -(-(start + size) // 4096))
+                r.meta.bitmap.set_range(sector >> 3, -(-((sector << 9) + size) // 4096))
             self._nack(link, sector, ident, size)
             r.disk_failed(error, f"writing {size} bytes at {sector << 9} for the peer")
             return
@@ -367,48 +373,6 @@ class SecondaryPath:
 
     def _nack(self, link: Link, sector: int, ident: Ident, size: int) -> None:
         self.ack(link, Cmd.NEG_ACK, sector, ident, size)
-
-    # --- barriers ---
-
-    def on_barrier(self, body: memoryview) -> None:
-        """P_BARRIER: ack after everything of the epoch is durable here; what follows waits."""
-        link = self._link
-        if link is None:
-            raise ProtocolError("P_BARRIER before the handshake", Cmd.BARRIER)
-        barrier = Barrier.unpack(body).barrier
-        size, self._epoch_size = self._epoch_size, 0
-        if not size:
-            return  # an empty epoch gets no ack
-        self.hold_until(partial(self._flush_epoch, link, barrier, size))
-
-    def _flush_epoch(self, link: Link, barrier: bytes, size: int, go_on: Callable[[], None]) -> None:
-        r = self._r
-
-        def written() -> None:
-            taken, self._epoch_meta = self._epoch_meta, None
-            if taken is None or not r.settings.disk_flushes:
-                flushed(0)  # none of them was written here: each got its P_NEG_ACK
-            elif r.meta is taken:
-                r.flush_disk(flushed)
-            else:
-                flushed(GONE)
-
-        def flushed(error: int) -> None:
-            if error:
-                # no ack: what the peer has not seen acknowledged it keeps as different
-                if error != GONE:
-                    r.disk_failed(error, "flushing an epoch of the peer")
-                if self._link is link:
-                    text = "an epoch of the peer could not be flushed: it gets no ack, connecting anew"
-                    r.links.drop(Conn.NETWORK_FAILURE, "epoch-not-flushed", text)
-                return
-            if self._link is link:
-                ack = pack_header(link.version, Cmd.BARRIER_ACK, 8) + BarrierAck(barrier, size).pack()
-                self._host.send(link.meta, [b"".join(self._acks), ack])
-                self._acks.clear()
-            go_on()
-
-        self.when_written(written)
 
     # --- the rest ---
 

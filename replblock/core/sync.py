@@ -185,6 +185,7 @@ class Resync:
         self.call_handlers(decision)
         if decision.demote:
             r.primary.ready = False
+            r.primary.fail_held()  # what waits for an answer is given up with the rest
             r.change("after-sb-demote", forced=True, role=Role.SECONDARY)
         return decision
 

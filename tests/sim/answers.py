@@ -95,7 +95,8 @@ class Answers(Watch):
             if held and not theirs.void:
                 theirs.acked.add(mark)
             elif theirs.lost_power > mark.submitted:
-                theirs.dropped.add(mark)  # its ack was on its way: lost there like those that had been read before
+                # its ack was on its way: lost there like those that had been read before
+                (theirs.forgiven if theirs.promoted > theirs.lost_power else theirs.dropped).add(mark)
             elif not excused:
                 self.fail(1, f"{node.name} acknowledged {mark} under {self.protocol}, but {peer.name} does not hold it")
             return

@@ -292,6 +292,7 @@ class OpenDisk:
         blocks, done = self.meta_queue.pop(0)
         platter.meta_under_way = []
         self.meta_failed = failed = self.meta_failed or platter.fails("meta")
+        self.sim.oracle.metadata_written(self.node, not failed)
         if not failed:
             platter.meta.update(blocks)
         if self.meta_queue:

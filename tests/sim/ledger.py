@@ -95,6 +95,10 @@ class Ledger:
         """It called itself UpToDate when it died."""
         self.disk_failed = False
         self.metadata_failed = False
+        self.untellable = False
+        """Its metadata could not be written: what its disk lacks since then only the peer can know of."""
+        self.unnoticed: set[Mark] = set()
+        """Lost then; a policy that counts changes goes wrong, too."""
 
     def may(self, mark: Mark) -> None:
         for sector in range(mark.first, mark.first + mark.sectors):
@@ -110,8 +114,8 @@ class Ledger:
     def adopt(self, other: Ledger) -> None:
         self.at = {sector: list(marks) for sector, marks in other.at.items()}
         self.forgiven = set(other.forgiven)
-        self.dropped = set()
-        self.void = self.disk_failed = self.metadata_failed = False
+        self.dropped, self.unnoticed = set(), set()
+        self.void = self.disk_failed = self.metadata_failed = self.untellable = False
         self.whole = None
 
 

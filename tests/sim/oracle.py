@@ -42,6 +42,10 @@ class Oracle(Answers):
         alone = state.conn < Conn.CONNECTED or (self._alone(state) and not node.settings.offer_ordered)
         ledger.alone_at_failure = (state.role == Role.PRIMARY or crashed) and alone
 
+    def metadata_written(self, node: Node, well: bool) -> None:
+        """A write of metadata ended."""
+        self.ledger(node).untellable = not well
+
     def cache_dropped(self, node: Node) -> None:
         """The disk is opened again after a failed flush: only now it shows what the medium holds."""
         ledger = self.ledger(node)
@@ -102,6 +106,11 @@ class Oracle(Answers):
             gone = {m for m in ledger.acked if node.name not in m.durable}
             ledger.acked -= gone
             (ledger.dropped if self._under_a_primary(node) else ledger.forgiven).update(gone)
+        if ledger.untellable and was_on and self.last_role.get(node.name) == Role.PRIMARY:
+            # of two failures, of its data and of its metadata, it died before anybody could be told: unless the peer
+            # has moved on meanwhile it is the source by rule 40
+            ledger.unnoticed = (self.ledger(node.peer).acked - ledger.acked) | ledger.dropped_cache
+            ledger.forgiven |= ledger.unnoticed
         self.check(node, "after it died")
         block = unmarked(*self.sim.nodes)
         if block is not None:
@@ -232,6 +241,8 @@ class Oracle(Answers):
             # by DRBD's table (a kernel peer) a Primary that dies before the source knew of the end of its resync is the
             # target again: what it answered alone (A, B), or what that one had when it lost power, too, is lost
             lost = {m for m in lost if not m.weak} - theirs.dropped
+        if decision and decision.split_brain:
+            lost -= theirs.unnoticed
         if mine.disk_failed:
             lost -= theirs.dropped  # this disk failed and that node lost power: two losses
         if mine.metadata_failed and theirs.disk_failed:
@@ -412,7 +423,7 @@ class Oracle(Answers):
         lb.acked = set(la.acked)
         for node in (a, b):
             ledger = self.ledger(node)
-            ledger.forgiven, ledger.dropped = set(), set()
+            ledger.forgiven, ledger.dropped, ledger.unnoticed = set(), set(), set()
             ledger.synced_since = self.clock
             self.check(node, "at rest, after both ledgers were made one")
 
