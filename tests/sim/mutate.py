@@ -26,6 +26,8 @@ from tests.sim.mutations import MUTATIONS, Mutation
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKER_PATIENCE_S = 1800
+CRASHES = ("TypeError", "NameError", "AttributeError", "UnboundLocalError", "ImportError", "ModuleNotFoundError")
+"""A mutation that ends like this is no bug of the product, only a bad mutation."""
 
 
 class Result(NamedTuple):
@@ -59,6 +61,8 @@ def try_one(mutation: Mutation, first: int, limit: int) -> Result:
         while tried < limit:
             seeds, caught, how = run(name, first + tried, limit - tried)
             tried += seeds
+            if how.startswith(CRASHES):
+                raise RuntimeError(f"{mutation.name} does not run: {how}")
             if caught and not run(str(ROOT), first + tried - 1, 1)[1]:
                 return Result(mutation, tried, True, how, time.monotonic() - begun)
     return Result(mutation, tried, False, "", time.monotonic() - begun)
