@@ -195,12 +195,13 @@ class Direction(NamedTuple):
     explain: str
 
 
+# Outdated is worse than Consistent, too: no generation says otherwise, and to be Outdated it was told of better data
 DIRECTIONS: tuple[Direction, ...] = (
     Direction("left-over-from-me-peer-stale",
-              lambda h: h.disk == Disk.UP_TO_DATE and h.peer_disk in STALE, 1,
+              lambda h: h.disk >= Disk.CONSISTENT and h.peer_disk in STALE, 1,
               "Same generation, blocks still marked, the peer is Outdated: they are sent over."),
     Direction("left-over-from-peer-i-am-stale",
-              lambda h: h.peer_disk == Disk.UP_TO_DATE and h.disk in STALE, -1,
+              lambda h: h.peer_disk >= Disk.CONSISTENT and h.disk in STALE, -1,
               "Same generation, blocks still marked, this node is Outdated: they come here."),
     Direction("left-over-from-me-primary",
               lambda h: h.primaries == 1 and h.my_role == Role.PRIMARY, 1,
