@@ -49,13 +49,16 @@ class Oracle(Answers):
     def cache_dropped(self, node: Node) -> None:
         """The disk is opened again after a failed flush: only now it shows what the medium holds."""
         ledger = self.ledger(node)
-        gone = {m for m in ledger.acked if node.name in m.unsure and node.name not in m.durable}
+        gone = self._not_flushed(node)
         ledger.acked -= gone
         (ledger.forgiven if ledger.alone_at_failure else ledger.dropped).update(gone)
         ledger.dropped_cache = gone
         if ledger.failed_apart:
             ledger.lost_cache = self.tick()  # nobody was there to take over from: it comes back as after a power loss
         self.check(node, "after its cache was dropped")
+
+    def _not_flushed(self, node: Node) -> set[Mark]:
+        return {m for m in self.ledger(node).acked if node.name in m.unsure and node.name not in m.durable}
 
     def dies(self, node: Node, power: bool, was_on: bool) -> None:
         if was_on and node.state.disk != Disk.ATTACHING:  # an attach that did not end makes no difference
@@ -108,9 +111,12 @@ class Oracle(Answers):
             (ledger.dropped if self._under_a_primary(node) else ledger.forgiven).update(gone)
         if ledger.untellable and was_on and self.last_role.get(node.name) == Role.PRIMARY:
             # of two failures, of its data and of its metadata, it died before anybody could be told: unless the peer
-            # has moved on meanwhile it is the source by rule 40
+            # has moved on meanwhile it is the source by rule 40. What a failed flush lost may show only after its death
             ledger.unnoticed = (self.ledger(node.peer).acked - ledger.acked) | ledger.dropped_cache
-            ledger.forgiven |= ledger.unnoticed
+            ledger.unnoticed |= self._not_flushed(node) if node.platter.spoiled else set()
+            there = node.peer.state
+            if not (node.peer.on and there.conn >= Conn.CONNECTED and there.pdsk < Disk.INCONSISTENT):  # it was told
+                ledger.forgiven |= ledger.unnoticed
         self.check(node, "after it died")
         block = unmarked(*self.sim.nodes)
         if block is not None:

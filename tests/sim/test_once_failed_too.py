@@ -159,6 +159,22 @@ FOUND = (
           (("slow", "p", 30), ("write", "p", (72, 8, False)), ("up", "s", None, 300), ("zero", "p", (77, 2, False)),
            ("detach_force", "p"), ("write", "p", (72, 8, False), 5, 1302977042), ("write", "p", (5, 8, False)),
            ("cut", "b", None, 8), ("fail_once", "a", ("write", None, False), 8), ("kill", "a", None, 40))),
+    Found("flush-and-metadata-failed",
+          "a Primary's flush failed, and so did the metadata that would tell so, while the cable was cut; what was "
+          "lost showed only after its death: nothing on the disk can know (the oracle)",
+          {"blocks": 16},
+          (("write", "b", (69, 8, False), 8), ("fail_once", "a", ("meta", 5, True)), ("write", "a", (96, 32, False), 8),
+           ("write", "b", (64, 40, False)), ("fail", "a", "flush"), ("cut", "b"), ("flush", "b"),
+           ("invalidate", "a", None, 15), ("kill", "a"))),
+    Found("outdated-primary-and-a-consistent-peer",
+          "a Primary told to be the target is Outdated; its source died, and was only Consistent, with fencing: the "
+          "Primary's role made it the source of blocks that only the peer had",
+          {"batch": 0.05, "blocks": 16, "delay_ms": 1, "fencing": "resource-and-stonith", "on_io_error": "pass_on",
+           "slow_ms": 2},
+          (("primary", "p"), ("slow", "s", 30), ("invalidate", "p", None, 20),
+           ("write", "p", (16, 8, False), 5, 1099632605), ("flush", "p", None, 0, 214735968),
+           ("fail_once", "s", ("write", 3, False)), ("write", "p", (0, 40, False), 5, 4105702598),
+           ("write", "p", (48, 8, False), 5, 983523047), ("write", "a", (48, 8, False), 8, 4202393882))),
 )  # fmt: skip
 
 
