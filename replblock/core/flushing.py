@@ -66,8 +66,7 @@ class Flushing(Completion):
         """
         self.go()
         if self._primary and self._forgotten and not request.fua:
-            # one that waits behind it may cover a lost write that it does not
-            self._forgotten = any(other.op == Op.FLUSH and not other.fua for other in self._parked)
+            self._forgotten = not request._firm  # handed in before, it tells nothing of what was answered since
             request.errno = errnos.EIO
             self._r.why("error", "lost-before-flush", "a flush fails: answered writes may be on no disk any more")
             self._complete(request)

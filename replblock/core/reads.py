@@ -51,10 +51,8 @@ class Reads(Completion):
 
     def _read_here(self, request: Request, error: int, data: Buffer) -> None:
         if error:
-            meta = self._r.meta
-            if meta is not None:
-                end = request.offset_bytes + request.length_bytes
-                meta.bitmap.set_range(request.offset_bytes >> 12, -(-end // 4096))
+            if self._r.meta is not None:
+                self._mark(request)
             self._r.disk_failed(error, f"reading {request.length_bytes} bytes at {request.offset_bytes}")
             self._read_there(request)
             return

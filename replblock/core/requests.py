@@ -59,6 +59,6 @@ class Request:
         self._parent: Request | None = None
         self._sent_ms = 0
         self._order = 0
-        self._firm = False
+        self._firm = False          # a write: the peer's disk was asked for; a flush: a loss was known
         self._elsewhere = False     # there was no disk here, or it failed: only the peer got it
         self._kept: Buffer | None = None

@@ -281,7 +281,8 @@ class Resend(PathState):
             self._in_flight_bytes += request.length_bytes
             if request.op == Op.WRITE:
                 self._kept_bytes -= request.length_bytes
-        here = entry.here is not None and entry.here is self._r.meta and self._has_disk
+        # it may have failed here since it stood in the line
+        here = entry.here is not None and entry.here is self._r.meta and self._has_disk and not request._elsewhere
         request._net = NET_HERE if here else NET_PENDING
         request._elsewhere = not here
         if not self._remote and here:

@@ -175,6 +175,29 @@ FOUND = (
            ("write", "p", (16, 8, False), 5, 1099632605), ("flush", "p", None, 0, 214735968),
            ("fail_once", "s", ("write", 3, False)), ("write", "p", (0, 40, False), 5, 4105702598),
            ("write", "p", (48, 8, False), 5, 983523047), ("write", "a", (48, 8, False), 8, 4202393882))),
+    Found("told-to-a-flush-from-before-the-answer",
+          "A: a write was answered, then lost with disk and connection; the flush that failed for it had been handed in "
+          "before that answer, the one after it was answered",
+          {"batch": 0.05, "blocks": 2064, "on_no_data_accessible": "suspend-io", "ping_int_ms": 3000,
+           "protocol": "A"},
+          (("slow", "p", 2000), ("write", "p", (11440, 40, False), 0, 468491796), ("power", "s"), ("flush", "p"),
+           ("fail", "a", "flush"), ("wait", "a", None, 4000, 2608285997), ("up", "b"),
+           ("read", "b", (6213, 1, False), 40), ("flush", "a"))),
+    Found("failed-here-while-it-stood-in-the-line",
+          "pass_on: a write failed here while it waited to be sent again; when the peer was fenced it was answered, "
+          "and stood on no disk",
+          {"blocks": 40, "delay_ms": 1, "fencing": "resource-and-stonith", "offer_ordered": False,
+           "on_io_error": "pass_on", "slow_ms": 2},
+          (("write", "p", (297, 1, False), 5), ("fail_once", "s", ("write", 5, False)),
+           ("write", "p", (225, 8, False), 0, 1196138296), ("write", "p", (0, 8, False), 0, 3040078118),
+           ("flush", "p", None, 1, 1814945289), ("fail_once", "p", ("write", None, False), 20))),
+    Found("marked-by-a-failed-read-and-not-told",
+          "pass_on: a read that failed while the bitmaps crossed marked its blocks here only; a write to them was no "
+          "news then, and the target ended without it",
+          {"blocks": 16, "on_io_error": "pass_on"},
+          (("mend", "p"), ("primary", "p"), ("slow", "p", 300), ("write", "p", (61, 2, False), 0, 3827945574),
+           ("disconnect", "s", None, 2), ("read", "p", (72, 40, False)), ("connect", "s"),
+           ("write", "b", (93, 2, True)), ("fail_once", "a", ("read", None, True)), ("wait", "b", None, 700))),
 )  # fmt: skip
 
 
