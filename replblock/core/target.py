@@ -152,8 +152,9 @@ class ResyncTarget:
     def _step(self) -> None:
         controller = self._controller
         assert controller is not None
-        # the source's answers come in between steps too: unspent budget is not carried over
-        self._budget_sectors = controller.step(self._in_flight_sectors, self._arrived_sectors)
+        # the source's answers come in between steps too: unspent budget is not carried over; half a block too much is
+        owed = min(0, self._budget_sectors)
+        self._budget_sectors = owed + controller.step(self._in_flight_sectors, self._arrived_sectors)
         self._arrived_sectors = 0
         self._r.host.timer("resync", STEP_MS)
         self._pump()
@@ -207,13 +208,15 @@ class ResyncTarget:
             self._finish()
 
     def _length_from(self, first: int) -> int:
-        """Blocks of one request: marked, naturally aligned, at most what the peer's protocol carries at once."""
+        """Blocks of one request: marked, naturally aligned, within the budget and what the protocol carries at once."""
         meta = self._r.meta
         assert meta is not None
         link = self._r.links.link
         most = max_bio_bytes(link.version) // BLOCK_BYTES if link is not None else 1
         aligned = first & -first if first else most
-        limit = min(aligned, most)
+        # of a large request the budget's part: a power of two, for the sake of those that follow
+        affordable = 1 << max(0, (self._budget_sectors // PAGE_SECTORS).bit_length() - 1)
+        limit = min(aligned, most, affordable)
         clear = meta.bitmap.next_clear(first)
         end = meta.bitmap.bits if clear < 0 else clear
         return max(1, min(limit, end - first))

@@ -176,7 +176,7 @@ FOUND = (
            ("fail_once", "s", ("write", 3, False)), ("write", "p", (0, 40, False), 5, 4105702598),
            ("write", "p", (48, 8, False), 5, 983523047), ("write", "a", (48, 8, False), 8, 4202393882))),
     Found("told-to-a-flush-from-before-the-answer",
-          "A: a write was answered, then lost with disk and connection; the flush that failed for it had been handed in "
+          "A: a write was answered, then lost with disk and connection; the flush that failed for it was handed in "
           "before that answer, the one after it was answered",
           {"batch": 0.05, "blocks": 2064, "on_no_data_accessible": "suspend-io", "ping_int_ms": 3000,
            "protocol": "A"},
