@@ -141,7 +141,8 @@ class Attachment:
             elif errno:
                 self._note_lost_writes(False)
                 self._drop()
-                text = f"{r.settings.disk_path}: {os.strerror(errno)} while flushing what the killed engine had written"
+                text = f"{r.settings.disk_path}: {os.strerror(errno)} while flushing what the killed engine left; "
+                text += f"look after the disk, then run: replctl attach {r.settings.resource}"
                 r.when_disk_idle(lambda: done(text))
             else:
                 meta.settle(settled)

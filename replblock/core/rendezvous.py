@@ -18,7 +18,6 @@ from replblock.wire.headers import pack_header
 
 DIAL_META_AFTER_MS = 3000
 """How long the side that dialed data waits for the peer's meta connection before it dials that too."""
-BACKOFF_CAP_MS = 30000
 MAX_UNKNOWN = 16
 """Accepted connections that have not said yet what they are for; beyond this the oldest is closed."""
 
