@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,10 @@ from replblock.wire.limits import max_bio_bytes
 from replblock.wire.packets import BlockAck, BlockReq
 
 if TYPE_CHECKING:
+    from replblock.core.metastore import MetaStore
     from replblock.core.resource import Resource
+
+ABOUT_TO_BE_SOURCE = frozenset({Conn.WF_BITMAP_S, Conn.STARTING_SYNC_S})
 
 
 class ResyncSource:
@@ -30,6 +34,33 @@ class ResyncSource:
         self._finishing = False
         self._failures = 0
         """Blocks that could not be read here or written there since this resync began."""
+
+    def when_durable(self, start: Callable[[MetaStore, Link], None]) -> None:
+        """Call `start` when all that is on this disk is there for good, if a resync from it may still begin then.
+
+        What a Primary wrote here that is no more, or has no good disk, is told by that one's marks only. The resync
+        clears them: afterwards no power loss may take it from here.
+        """
+        r = self._r
+        meta, link = r.meta, r.links.link
+        if meta is None or link is None:
+            return
+
+        def written(go_on: Callable[[], None]) -> None:
+            if r.links.link is link and r.meta is meta:
+                meta.flush(partial(flushed, go_on))
+            else:
+                go_on()
+
+        def flushed(go_on: Callable[[], None], error: int) -> None:
+            if r.links.link is link and r.meta is meta:
+                if error:
+                    r.disk_failed(error, "flushing before a resync from here")
+                elif r.state.conn in ABOUT_TO_BE_SOURCE:
+                    start(meta, link)
+            go_on()
+
+        r.secondary.hold_until(lambda go_on: r.secondary.when_written(partial(written, go_on)))
 
     def begin(self) -> None:
         """A resync starts."""

@@ -16,7 +16,7 @@ from replblock.core.parting import (
     would_lose_exposed_data,
 )
 from replblock.core.refusals import refusal_text, state_refusal_text
-from replblock.core.source import ResyncSource
+from replblock.core.source import ABOUT_TO_BE_SOURCE, ResyncSource
 from replblock.core.target import AWAITS_SYNC_UUID, ResyncTarget
 from replblock.meta.superblock import Flag
 from replblock.state.generations import Generations
@@ -37,6 +37,8 @@ from replblock.wire.flags import FEATURE_ORDERED
 from replblock.wire.packets import StateWord, SyncUuid
 
 if TYPE_CHECKING:
+    from replblock.core.link import Link
+    from replblock.core.metastore import MetaStore
     from replblock.core.resource import Resource
 
 BLOCK_BYTES = 4096
@@ -232,19 +234,16 @@ class Resync:
 
     def start_as_source(self) -> None:
         """The bitmaps are equal: give the resync its generation, then tell the target."""
-        self._r.fencing.guard("before-resync-source", self._start_as_source)
+        self._r.fencing.guard("before-resync-source", lambda: self.source.when_durable(self._start_as_source))
 
-    def _start_as_source(self) -> None:
+    def _start_as_source(self, meta: MetaStore, link: Link) -> None:
         r = self._r
-        meta, link = r.meta, r.links.link
-        if meta is None or link is None:
-            return
         uuids, number = meta.uuids.resync_start_source(r.host.random64())
         meta.put(uuids)
         meta.put_flags(0, Flag.WENT_ON_ALONE)  # until this node, or a diskless peer on its disk, goes on without
 
         def durable(error: int) -> None:
-            if error or r.links.link is not link or r.state.conn not in (Conn.WF_BITMAP_S, Conn.STARTING_SYNC_S):
+            if error or r.links.link is not link or r.state.conn not in ABOUT_TO_BE_SOURCE:
                 return
             r.links.send(Cmd.SYNC_UUID, SyncUuid(number).pack())
             r.remembered.resync_began(number, here_is_source=True)
