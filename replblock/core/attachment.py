@@ -367,7 +367,8 @@ class Attachment:
         r = self._r
         # after a failed fdatasync nobody knows what is on the disk: it can no more be passed on than lost metadata
         for_good = what.startswith(("writing metadata", "writing the activity log", "flushing"))
-        if r.meta is not None and r.state.disk == Disk.FAILED and what.startswith("writing") and not for_good:
+        data_lost = what.startswith("flushing") or (what.startswith("writing") and not for_good)
+        if r.meta is not None and r.state.disk == Disk.FAILED and data_lost:
             # it is being detached: who dies before the end of that would come back with a disk that looks good
             r.meta.save_bitmap()
             self._note_lost_writes(target_finished)
@@ -396,7 +397,7 @@ class Attachment:
             return
         r.meta.save_bitmap()  # a write that failed here may be on the peer's disk, and be marked nowhere else
         # given up in the middle of writes it is as if they had failed, whatever it was that did
-        if what.startswith("flushing") or (what.startswith("writing") and not for_good) or r.primary.writing:
+        if data_lost or r.primary.writing:
             self._note_lost_writes(target_finished)
         self.lost_unflushed = r.state.role == Role.PRIMARY
         if self._peer_lags_unnamed() or self._peer_is_behind():

@@ -353,7 +353,7 @@ class PrimaryPath(Reads, Flushing):
         if error:
             if self._r.meta is not None:
                 self._mark(request)
-            self._r.disk_failed(error, f"writing {request.length_bytes} bytes at {request.offset_bytes}")
+            self._r.write_failed(error, request.length_bytes, request.offset_bytes, fua=request.fua)
         if error or not self._has_disk or (not self._alone_ok and epoch_of(request) is None):
             # this disk took it, but does not count: it failed, was detached, or its data is to be overwritten
             request._elsewhere = True

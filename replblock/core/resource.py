@@ -408,6 +408,11 @@ class Resource:
         """A local I/O error, handled as on-io-error says."""
         self.attachment.failed(errno, what)
 
+    def write_failed(self, errno: int, size_bytes: int, at_bytes: int, whose: str = "", *, fua: bool) -> None:
+        """Together with its FUA it is a failed flush: it may have taken what was answered before, and is told once."""
+        what = "flushing" if fua and self.settings.disk_flushes else "writing"
+        self.disk_failed(errno, f"{what} {size_bytes} bytes at {at_bytes}{whose}")
+
     def why(self, level: str, rule: str, text: str) -> None:
         """Log a sentence and keep it for status."""
         self.host.log(level, rule, text)

@@ -363,7 +363,7 @@ class SecondaryPath:
             if r.meta is not None:
                 r.meta.bitmap.set_range(sector >> 3, -(-((sector << 9) + size) // 4096))
             self._nack(link, sector, ident, size)
-            r.disk_failed(error, f"writing {size} bytes at {sector << 9} for the peer")
+            r.write_failed(error, size, sector << 9, " for the peer", fua=bool(flags & DP_FUA))
             return
         in_sync = bool(flags & DP_MAY_SET_IN_SYNC) and Conn.SYNC_SOURCE <= r.state.conn <= Conn.PAUSED_SYNC_T
         if in_sync and r.meta is not None:

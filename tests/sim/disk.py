@@ -220,6 +220,12 @@ class OpenDisk:
             self.sim.oracle.write_refused(self.node, entry[0], len(entry[1]))
             done(errno.EIO)
             return
+        if sure and platter.fails("flush"):  # the kernel tells a failed write-back once, to whoever asks first
+            platter.put(*entry)
+            platter.flush_failed()
+            self.node.flush_failed()
+            done(errno.EIO)
+            return
         platter.put(*entry, sure)
         done(0)
 
