@@ -177,9 +177,11 @@ class Resync:
                 meta.put(verdict.mine)
                 meta.save()
             mine = meta.uuids.plain()
-            if decision.conn == Conn.WF_BITMAP_T and mine.bitmap and mine.current == peers.plain().bitmap:
+            own_changes = mine.bitmap or meta.flags & Flag.WENT_ON_ALONE
+            if decision.conn == Conn.WF_BITMAP_T and own_changes and mine.current == peers.plain().bitmap:
                 # our bitmap has ended: what the peer marks in it now must not look like changes of our own
                 meta.put(meta.uuids.set_bitmap(0))
+                meta.put_flags(0, Flag.WENT_ON_ALONE)
                 meta.save()
             # repairs of a half-finished resync hold for our copy of the peer's generations too
             r.handshake.peer_uuids = theirs._replace(**verdict.peers._asdict())
@@ -347,6 +349,7 @@ class Resync:
         if skips_initial_sync(r.state, meta.uuids.current, theirs.flags, link.version):
             meta.bitmap.zero()
             meta.put(meta.uuids.skip_initial_sync(theirs.current, r.state.role == Role.PRIMARY))
+            meta.put_flags(0, Flag.WENT_ON_ALONE)
             meta.save_bitmap()
             r.change("skip-initial-sync", forced=True, disk=Disk.UP_TO_DATE, pdsk=Disk.UP_TO_DATE)
             r.send_state()  # an older P_STATE of ours may reach the peer after it declared both disks equal

@@ -11,6 +11,7 @@ from replblock.core.host import PENDING
 from replblock.core.link import Link
 from replblock.core.overlap import ON_DISK, Busy
 from replblock.core.rate import STEP_MS, RateController
+from replblock.meta.superblock import Flag
 from replblock.state.names import Conn, Role
 from replblock.state.packed import State
 from replblock.wire.commands import Cmd
@@ -77,6 +78,7 @@ class ResyncTarget:
             return
         self.may_write = False
         meta.put(meta.uuids.resync_start_target(number, r.state.role == Role.PRIMARY))
+        meta.put_flags(0, Flag.WENT_ON_ALONE)  # what was written alone goes with the rest
         r.remembered.resync_began(number, here_is_source=False)
         r.sync.count_from_here("SyncTarget")
         r.change("resync-started", forced=True, conn=Conn.SYNC_TARGET)

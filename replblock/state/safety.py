@@ -58,14 +58,15 @@ def _target_has_own_changes(h: Handshake, c: Course) -> bool:
 
     It was the source of a resync whose end it missed (it thinks the peer Inconsistent) and went on writing; the peer
     was promoted meanwhile. DRBD does not notice and discards what the target wrote.
-    Between two replblock nodes a flag says whether it really went on alone.
+    Between two replblock nodes a flag says whether it really went on alone, also where the bitmap's generation was
+    retired since, to send once more what is marked, and the target never began to get it.
     """
     if h.verdict.rule not in _ANCESTOR_RULES or disks_override(h) or not h.verdict.mirrored:
         return False
     i_am_target = c.result < 0
     generations, bits = (h.verdict.mine, h.my_bits) if i_am_target else (h.verdict.peers, h.peer_bits)
-    went_on = (h.i_went_on if i_am_target else h.peer_went_on) or not h.peer_obeys_safety
-    return went_on and generations.bitmap != 0 and bits > 0
+    went_on = h.i_went_on if i_am_target else h.peer_went_on
+    return (went_on if h.peer_obeys_safety else generations.bitmap != 0) and bits > 0
 
 
 def _resolve_own_changes(h: Handshake, c: Course) -> Course:
@@ -91,11 +92,7 @@ def _alone_in_the_same_generation(h: Handshake) -> tuple[bool, bool]:
 
     A kernel peer does not tell.
     """
-    mine, peers = h.verdict.mine, h.verdict.peers
-    return (
-        h.i_went_on and mine.bitmap != 0 and h.my_bits > 0,
-        h.peer_obeys_safety and h.peer_went_on and peers.bitmap != 0 and h.peer_bits > 0,
-    )
+    return h.i_went_on and h.my_bits > 0, h.peer_obeys_safety and h.peer_went_on and h.peer_bits > 0
 
 
 def _went_on_unnoticed(h: Handshake, c: Course) -> bool:
