@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The operator's commands, and what the peer's operator asks of us. A refused command changes nothing."""
+"""The operator's commands. A refused command changes nothing."""
 
 from __future__ import annotations
 
@@ -16,10 +16,8 @@ from replblock.core.waits import Waits
 from replblock.meta.errors import MetadataError
 from replblock.meta.superblock import Superblock
 from replblock.state.codes import Code
-from replblock.state.names import STARTING_SYNC, Conn, Disk, Role
+from replblock.state.names import Conn, Disk, Role
 from replblock.state.packed import State, state_mask
-from replblock.state.requests import Reply as Verdict
-from replblock.state.requests import reply_to_request
 from replblock.state.transitions import Refusal
 from replblock.wire import flags
 from replblock.wire.commands import Cmd
@@ -164,54 +162,6 @@ class Admin:
             return answer
         return self.refused_code(Code.CW_FAILED_BY_PEER, None, f"peer answered {retcode}")
 
-    # --- the peer asks ---
-
-    def on_state_request(self, body: memoryview) -> None:
-        """P_STATE_CHG_REQ."""
-        self._on_request(body, Cmd.STATE_CHG_REPLY)
-
-    def on_connection_request(self, body: memoryview) -> None:
-        """P_CONN_ST_CHG_REQ."""
-        self._on_request(body, Cmd.CONN_ST_CHG_REPLY)
-
-    def _on_request(self, body: memoryview, answer: Cmd) -> None:
-        r = self._r
-        link = r.links.link
-        assert link is not None
-        request = StateChangeRequest.unpack(body)
-        rules = r.rules()
-        undecided = r.handshake.running or r.state.disk in (Disk.ATTACHING, Disk.NEGOTIATING)
-        if undecided and answer != Cmd.CONN_ST_CHG_REPLY:
-            rules = rules._replace(handshaking=True)  # what our disk is worth is not known yet
-        verdict = reply_to_request(
-            r.state, request.mask, request.val, rules,
-            own_change_in_flight=self.pending is not None, resolve_conflicts=link.resolve_conflicts,
-        )  # fmt: skip
-        if verdict.state is not None and self._lifts_a_bad_source(verdict.state.conn):
-            verdict = Verdict(Code.NO_UP_TO_DATE_DISK, "source-not-up-to-date")
-        if undecided and verdict.state is not None and verdict.state.disk == Disk.OUTDATED:
-            verdict = Verdict(Code.IN_TRANSIENT_STATE, "disk-comes-or-goes")
-        r.links.send_meta(answer, StateChangeReply(int(verdict.code)).pack())
-        if verdict.state is None:
-            if verdict.code < Code.SUCCESS:
-                text = f"refused the peer's state change: ({int(verdict.code)}) {verdict.code.text}"
-                r.host.log("info", verdict.rule, text)
-            return
-        new = verdict.state
-        if new.conn == Conn.TEAR_DOWN:
-            r.host.push(link.meta)
-            text = "the peer disconnects by order of its operator"
-            known = {}
-            for field, whom in (("disk", "this node"), ("pdsk", "the peer")):
-                if getattr(new, field) == Disk.OUTDATED < getattr(r.state, field):  # it never lifts a disk
-                    known[field] = Disk.OUTDATED
-                    text += f"; {whom} is outdated from now on (fencing)"
-            r.links.drop(Conn.TEAR_DOWN, "peer-disconnects", text, "notice", **known)
-            return
-        r.change("peer-requests", forced=True, **new._asdict())
-        if r.state.conn in STARTING_SYNC:
-            r.sync.starting(r.state.conn, "peer-requests")
-
     # --- disk ---
 
     def _attach(self, args: dict[str, Any], reply: Reply) -> None:
@@ -278,7 +228,7 @@ class Admin:
                 code = Code.IN_TRANSIENT_STATE if disk in (Disk.ATTACHING, Disk.NEGOTIATING) else code
                 reply(self.refused_code(code, None, "disk-not-ready-for-resync"))
                 return
-        if self._lifts_a_bad_source(conn):
+        if self.lifts_a_bad_source(conn):
             reply(self.refused_code(Code.NO_UP_TO_DATE_DISK, None, "source-not-up-to-date"))
             return
         refusal = r.would(conn=conn)
@@ -293,7 +243,7 @@ class Admin:
             if retcode is None or retcode < 1:
                 reply(self.peer_refused(retcode))
                 return
-            if r.would(conn=conn) is None and not self._lifts_a_bad_source(conn):
+            if r.would(conn=conn) is None and not self.lifts_a_bad_source(conn):
                 r.change("invalidate", forced=True, conn=conn)
             if r.state.conn != conn:
                 self.changed_meanwhile()
@@ -311,7 +261,7 @@ class Admin:
     def _alone_as(self, role: Role) -> bool:
         return self._r.state.conn == Conn.STANDALONE and self._r.state.role == role and not self._undecided()
 
-    def _lifts_a_bad_source(self, conn: int) -> bool:
+    def lifts_a_bad_source(self, conn: int) -> bool:
         """DRBD's adjustment of a wanted state would declare the source UpToDate, whatever its disk is."""
         state = self._r.state
         if conn == Conn.STARTING_SYNC_S:

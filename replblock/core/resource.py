@@ -12,6 +12,7 @@ from replblock.core.admin import Admin
 from replblock.core.aftermath import Aftermath
 from replblock.core.answers import Answer
 from replblock.core.attachment import UNFLUSHED, Attachment
+from replblock.core.consent import Consent
 from replblock.core.fencing import Fencing
 from replblock.core.handshake import Handshake
 from replblock.core.host import Disk as DiskPort
@@ -74,6 +75,7 @@ class Resource:
         self.secondary = SecondaryPath(self)
         self.sync = Resync(self)
         self.admin = Admin(self)
+        self.consent = Consent(self, self.admin)
         self._when_idle: list[Callable[[], None]] = []
         self._data_handlers: dict[int, Callable[[memoryview], None]] = self._data_table()
         self._meta_handlers: dict[int, Callable[[memoryview], None]] = self._meta_table()
@@ -251,8 +253,8 @@ class Resource:
             Cmd.SIZES: h.on_sizes,
             Cmd.UUIDS: h.on_uuids,
             Cmd.STATE: y.on_peer_state,
-            Cmd.STATE_CHG_REQ: self.admin.on_state_request,
-            Cmd.CONN_ST_CHG_REQ: self.admin.on_connection_request,
+            Cmd.STATE_CHG_REQ: self.consent.on_state_request,
+            Cmd.CONN_ST_CHG_REQ: self.consent.on_connection_request,
             Cmd.TRIM: s.on_trim,
             Cmd.ZEROES: s.on_zeroes,
             Cmd.BARRIER: s.epoch.on_barrier,

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the peer's operator asks of us: changes of state that need this node's consent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from replblock.state.codes import Code
+from replblock.state.names import STARTING_SYNC, Conn, Disk
+from replblock.state.requests import Reply as Verdict
+from replblock.state.requests import reply_to_request
+from replblock.wire.commands import Cmd
+from replblock.wire.packets import StateChangeReply, StateChangeRequest
+
+if TYPE_CHECKING:
+    from replblock.core.admin import Admin
+    from replblock.core.resource import Resource
+
+
+class Consent:
+    """Answers what the peer asks, and carries it out."""
+
+    def __init__(self, resource: Resource, admin: Admin) -> None:
+        self._r = resource
+        self._admin = admin
+
+    def on_state_request(self, body: memoryview) -> None:
+        """P_STATE_CHG_REQ: answered when the metadata says what this node is.
+
+        A Primary that was demoted and dies before that would come back as one that crashed. If the peer was promoted
+        meanwhile and dies, too, nobody can tell whose writes count.
+        """
+        r = self._r
+        meta, link, request = r.meta, r.links.link, StateChangeRequest.unpack(body)
+        if meta is None or not meta.writing or r.secondary.link is None:
+            self._answer(request, Cmd.STATE_CHG_REPLY)
+            return
+
+        def saved(go_on: Callable[[], None]) -> None:
+            if r.links.link is link:
+                self._answer(request, Cmd.STATE_CHG_REPLY)
+            go_on()
+
+        r.secondary.hold_until(lambda go_on: meta.save(lambda error: saved(go_on)))
+
+    def on_connection_request(self, body: memoryview) -> None:
+        """P_CONN_ST_CHG_REQ."""
+        self._answer(StateChangeRequest.unpack(body), Cmd.CONN_ST_CHG_REPLY)
+
+    def _answer(self, request: StateChangeRequest, answer: Cmd) -> None:
+        r = self._r
+        link = r.links.link
+        assert link is not None
+        rules = r.rules()
+        undecided = r.handshake.running or r.state.disk in (Disk.ATTACHING, Disk.NEGOTIATING)
+        if undecided and answer != Cmd.CONN_ST_CHG_REPLY:
+            rules = rules._replace(handshaking=True)  # what our disk is worth is not known yet
+        verdict = reply_to_request(
+            r.state, request.mask, request.val, rules,
+            own_change_in_flight=self._admin.pending is not None, resolve_conflicts=link.resolve_conflicts,
+        )  # fmt: skip
+        if verdict.state is not None and self._admin.lifts_a_bad_source(verdict.state.conn):
+            verdict = Verdict(Code.NO_UP_TO_DATE_DISK, "source-not-up-to-date")
+        if undecided and verdict.state is not None and verdict.state.disk == Disk.OUTDATED:
+            verdict = Verdict(Code.IN_TRANSIENT_STATE, "disk-comes-or-goes")
+        r.links.send_meta(answer, StateChangeReply(int(verdict.code)).pack())
+        if verdict.state is None:
+            if verdict.code < Code.SUCCESS:
+                text = f"refused the peer's state change: ({int(verdict.code)}) {verdict.code.text}"
+                r.host.log("info", verdict.rule, text)
+            return
+        new = verdict.state
+        if new.conn == Conn.TEAR_DOWN:
+            r.host.push(link.meta)
+            text = "the peer disconnects by order of its operator"
+            known = {}
+            for field, whom in (("disk", "this node"), ("pdsk", "the peer")):
+                if getattr(new, field) == Disk.OUTDATED < getattr(r.state, field):  # it never lifts a disk
+                    known[field] = Disk.OUTDATED
+                    text += f"; {whom} is outdated from now on (fencing)"
+            r.links.drop(Conn.TEAR_DOWN, "peer-disconnects", text, "notice", **known)
+            return
+        r.change("peer-requests", forced=True, **new._asdict())
+        if r.state.conn in STARTING_SYNC:
+            r.sync.starting(r.state.conn, "peer-requests")
