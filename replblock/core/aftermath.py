@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from replblock.core.metastore import MetaStore
@@ -95,7 +96,22 @@ class Aftermath:
         meta.put_flags(Flag.WENT_ON_ALONE, Flag.WENT_ON_ALONE)
         self.freeze_until_saved("moved-on-alone")
 
-    def freeze_until_saved(self, why: str, *, for_good: bool = True) -> None:
+    def disk_failed(self, then: Callable[[], None] | None = None) -> None:
+        """Nobody is told anything before the metadata says what this disk is worth, or cannot be written.
+
+        Neither the application here nor a Primary there: with a refusal it goes on without this disk, maybe in the
+        same generation, and a node that died meanwhile would come back as good as before. `then`: what else is told.
+        """
+        acknowledge = self._r.secondary.hold_acks()
+
+        def saved() -> None:
+            acknowledge()
+            if then is not None:
+                then()
+
+        self.freeze_until_saved("disk-failed", for_good=False, then=saved)
+
+    def freeze_until_saved(self, why: str, *, for_good: bool = True, then: Callable[[], None] | None = None) -> None:
         """Save the superblock; nothing is acknowledged before it is durable, to a diskless Primary neither.
 
         Not `for_good`: the peer has what is held back, too, and if it cannot be saved it is acknowledged all the same.
@@ -111,6 +127,8 @@ class Aftermath:
                 # nobody was told that these are done, and nothing on disk tells that they are
                 self._r.primary.fail_held()
             self._r.primary.thaw(reason)
+            if then is not None:
+                then()
 
         meta.save(durable)
         if self._r.secondary.link is not None and serves_diskless(self._r.state):

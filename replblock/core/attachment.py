@@ -311,7 +311,7 @@ class Attachment:
             return
         meta.put_flags(flags, mask)
         # what only the peer has is not acknowledged before: who dies meanwhile would come back as a crashed Primary
-        r.aftermath.freeze_until_saved("disk-failed", for_good=False)
+        r.aftermath.disk_failed()
         self._untold = frozenset(map(plain, meta.uuids[:2])), int(flags), int(mask)
 
     def _told(self, superblock: Superblock) -> Superblock:
@@ -390,11 +390,15 @@ class Attachment:
             return
         known: dict[str, Any] = {"conn": Conn.CONNECTED, "pdsk": Disk.UP_TO_DATE} if target_finished else {}
         r.change(meaning.name, forced=True, disk=meaning.disk, **known)
-        if r.state.conn >= Conn.CONNECTED:
-            r.send_state()
+
+        def tell() -> None:
+            if r.state.conn >= Conn.CONNECTED:
+                r.send_state()
+
         if meaning.disk != Disk.FAILED:
-            r.aftermath.freeze_until_saved("disk-failed", for_good=False)
+            r.aftermath.disk_failed(tell)
             return
+        tell()
         r.meta.save_bitmap()  # a write that failed here may be on the peer's disk, and be marked nowhere else
         # given up in the middle of writes it is as if they had failed, whatever it was that did
         if data_lost or r.primary.writing:

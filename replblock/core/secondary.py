@@ -50,6 +50,8 @@ class SecondaryPath:
         self._host = resource.host
         self._link: Link | None = None
         self._acks: list[bytes] = []
+        self._acks_wait = 0
+        """Saves of the metadata that acknowledgements wait for."""
         self._held: list[tuple[int, int, memoryview]] = []
         self._holds = 0
         """What the data connection waits for: a barrier for its flush, a new generation for the metadata."""
@@ -136,9 +138,17 @@ class SecondaryPath:
 
     def ack_epoch(self, link: Link, barrier: bytes, size: int) -> None:
         """P_BARRIER_ACK, behind the acknowledgements of its writes."""
-        ack = pack_header(link.version, Cmd.BARRIER_ACK, 8) + BarrierAck(barrier, size).pack()
-        self._host.send(link.meta, [b"".join(self._acks), ack])
-        self._acks.clear()
+        self._acks.append(pack_header(link.version, Cmd.BARRIER_ACK, 8) + BarrierAck(barrier, size).pack())
+        self.end_wakeup()
+
+    def hold_acks(self) -> Callable[[], None]:
+        """Nothing is acknowledged, nor refused, until what this returns is called."""
+        self._acks_wait += 1
+
+        def release() -> None:
+            self._acks_wait -= 1
+
+        return release
 
     def ack(self, link: Link, cmd: Cmd, sector: int, ident: Ident, size_bytes: int) -> None:
         """Queue a p_block_ack for the end of the wake-up."""
@@ -157,7 +167,7 @@ class SecondaryPath:
 
     def end_wakeup(self) -> None:
         """One send for all acks of the wake-up."""
-        if self._acks and self._link is not None:
+        if self._acks and self._link is not None and not self._acks_wait:
             self._host.send(self._link.meta, [b"".join(self._acks)])
             self._acks.clear()
 
