@@ -225,6 +225,40 @@ FOUND = (
            ("fail_once", "p", ("flush", -30, False)), ("flush", "p"), ("wait", "p", None, 60), ("power", "p"),
            ("heal", "p"), ("up", "p"), ("fail_once", "a", ("flush", 0, True)),
            ("write", "b", (6464, 8, False), 4000))),
+    Found("the-repair-hides-what-was-written-alone",
+          "A source that missed the end of its resync and wrote on alone, meets its target again and takes the end "
+          "for heard of; both lose power before the resync that would send its writes over, and the target is "
+          "promoted: it is a split brain.",
+          {"blocks": 2064, "slow_share": 1.0, "slow_ms": 30, "batch": 0.05},
+          (("invalidate", "s", None, 0, 223219960), ("wait", "s", None, 20), ("kill", "a"), ("mend", "p"), ("kill",
+           "p"), ("primary", "s"), ("wait", "p"), ("up", "a"), ("up", "b", None, 300), ("write", "a", (2784, 8,
+           False)), ("slow", "s", 2000), ("kill", "s", None, 60), ("crowd", "p", ("secondary", (("read", (16505, 1,
+           False)), ("write", (13392, 8, False))), (("flush", None), ("flush", None), ("zero", (14209, 1, False)))),
+           60), ("power", "p"), ("up", "p"), ("up", "s", None, 0, 3640277217), ("connect", "s", None, 0,
+           3081952929), ("secondary", "a", None, 1), ("repair", "a", None, 1), ("write", "b", (8816, 8, False), 300,
+           4191148934), ("power", "s"), ("up", "s", None, 8, 2534350454), ("power", "b"), ("write", "a", (8816, 40,
+           False), 40), ("primary", "a"))),
+    Found("refused-and-good-again",
+          "A Secondary whose disk fails a write (pass_on) tells the Primary so and loses power before its metadata "
+          "says it: it comes back UpToDate and is promoted, and what the Primary answered without it is gone.",
+          {"on_io_error": "pass_on", "blocks": 40, "batch": 0.3},
+          (("write", "a", (121, 8, False), 5, 669724162), ("fail_once", "s", ("write", None, False)), ("write",
+           "p", (185, 1, False)), ("write", "p", (312, 8, False)), ("flush", "p"), ("write", "p", (121, 8, False),
+           5, 3299126663), ("power", "s"), ("up", "s", None, 300), ("primary", "b"), ("write", "a", (8, 40, True)),
+           ("kill", "a"))),
+    Found("demoted-but-its-disk-says-primary",
+          "Demoted, a node consents to the promotion of its peer and loses power before its metadata tells that it "
+          "is no Primary: both have crashed then, and it overwrote its peer.",
+          {"offer_ordered": False, "ping_int_ms": 700, "max_in_flight_bytes": 20000, "blocks": 2, "delay_ms": 1,
+           "slow_share": 0.0, "slow_ms": 30, "start": "secondary", "batch": 0.6},
+          (("primary", "a"), ("write", "b", (8, 8, False), 40), ("detach", "p", None, 60), ("write", "p", (1, 2,
+           False)), ("wait", "p", None, 60, 424092727), ("write", "p", (0, 1, False)), ("write", "p", (1, 8,
+           False)), ("write", "p", (1, 8, False)), ("write", "p", (0, 1, False)), ("write", "p", (13, 3, False)),
+           ("write", "p", (1, 2, False), 5), ("write", "p", (8, 8, False)), ("write", "b", (0, 16, False)), ("mend",
+           "p", None, 0, 350865244), ("primary", "p"), ("slow", "p", 300), ("zero", "p", (0, 16, False)),
+           ("secondary", "p", None, 300), ("primary", "s", None, 0, 2316263037), ("up", "a", None, 40), ("write",
+           "a", (8, 8, False), 0, 2600597130), ("fuse", "b", (8, False), 2), ("up", "b", None, 3, 2803098320),
+           ("fuse", "a", (1, True)), ("flush", "a", None, 1, 4260014944), ("write", "a", (0, 1, False), 8))),
 )  # fmt: skip
 
 
