@@ -58,6 +58,8 @@ class Aftermath:
             meta.save_bitmap()  # the activity log does not count any more: what it covered stands in the bitmap first
         if new.conn >= Conn.CONNECTED:
             flags = int(flags) & ~int(Flag.PEERS_LAST_COPY) | (Flag.PEERS_LAST_COPY if peers_last_copy(new) else 0)
+        if new.disk >= Disk.INCONSISTENT and new.disk != Disk.OUTDATED:
+            flags = int(flags) & ~int(Flag.FULL_SYNC)  # the bitmap on the disk says it all
         meta.put_flags(flags, 0xFFFFFFFF)
         unsure = self._r.sync.target.end_unconfirmed
         rule = mints_new_uuid(

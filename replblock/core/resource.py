@@ -303,6 +303,7 @@ class Resource:
             suspend_no_data=s.on_no_data_accessible == "suspend-io",
             negotiated=(self.disk_after_negotiation, Disk.DUNKNOWN),
             data_is_what_we_exposed=self._data_is_what_we_exposed(),
+            given_up=self.sync.by_order,
         )
 
     @property

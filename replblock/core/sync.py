@@ -57,8 +57,6 @@ class Resync:
         self.source = ResyncSource(resource)
         self.target = ResyncTarget(resource)
         self.decision: Decision | None = None
-        self.by_order = False
-        """The last resync was ordered; no handshake found that it is needed."""
         self.last_in_sync_s = 0
         self._consider = False
         self.total_blocks = 0
@@ -70,6 +68,13 @@ class Resync:
     def running(self) -> bool:
         """A resync is under way or paused."""
         return self._r.state.conn in SYNCING
+
+    @property
+    def by_order(self) -> bool:
+        """This disk is to be the target of a full resync by order, and nothing of that has begun."""
+        r = self._r
+        disk = r.disk_after_negotiation if r.state.disk == Disk.NEGOTIATING else r.state.disk
+        return r.meta is not None and disk == Disk.OUTDATED and bool(r.meta.flags & Flag.FULL_SYNC)
 
     @property
     def disk_idle(self) -> bool:
@@ -170,7 +175,7 @@ class Resync:
         assert meta is not None and theirs is not None
         judged = judge(r, report, reaction.peer_disk)
         verdict, decision, peers = judged.verdict, judged.decision, judged.peers
-        self.decision, self.by_order = decision, False
+        self.decision = decision
         if not decision.refused:
             r.why("notice", decision.rule, f"{reaction.handshake_rule}: {decision.text}")
             if verdict.mine != meta.uuids:
@@ -199,16 +204,21 @@ class Resync:
             if name in self._r.settings.handlers:
                 self._r.host.run_handler(name, {}, lambda code: None)
 
-    def mark_everything(self) -> None:
-        """A full resync: every block counts as different, durably, before anything else of it happens."""
+    def mark_everything(self, *, ordered_target: bool = False) -> None:
+        """A full resync: every block counts as different, durably, before anything else of it happens.
+
+        `ordered_target`: the flag stays until this disk is something else than Outdated. The order may come to nothing,
+        and then no generation tells that this disk lacks what the source was written meanwhile.
+        """
         meta = self._r.meta
         assert meta is not None
         meta.put_flags(Flag.FULL_SYNC, Flag.FULL_SYNC)
         meta.save()
         meta.bitmap.fill()
         meta.save_bitmap()
-        meta.put_flags(0, Flag.FULL_SYNC)
-        meta.save()
+        if not ordered_target:
+            meta.put_flags(0, Flag.FULL_SYNC)
+            meta.save()
 
     # --- bitmaps ---
 
@@ -291,8 +301,7 @@ class Resync:
 
     def starting(self, conn: Conn, rule: str) -> None:
         """invalidate, invalidate-remote: a full resync by order (`rule`: whose), without an exchange of bitmaps."""
-        self.by_order = True
-        self.mark_everything()
+        self.mark_everything(ordered_target=self._r.state.disk == Disk.OUTDATED)
         if conn == Conn.STARTING_SYNC_T:
             self._r.change(rule, forced=True, conn=Conn.WF_SYNC_UUID)
         else:

@@ -23,6 +23,7 @@ class Rules(NamedTuple):
     other_volume_peer_primary: bool = False         # the peer is Primary on another volume of the resource
     negotiated: tuple[Disk, Disk] | None = None     # disk and pdsk from the metadata while disk is Negotiating
     data_is_what_we_exposed: bool = True            # the current generation is the one last worked on
+    given_up: bool = False                          # an order made this disk, Outdated since, the target of a resync
 
 
 class Clip(NamedTuple):
@@ -111,8 +112,9 @@ def _end_negotiation(old: State, new: State, rules: Rules) -> State:
 def _agree_on_up_to_date(old: State, new: State, rules: Rules) -> State:
     if not Conn.CONNECTED <= new.conn < Conn.AHEAD:
         return new
-    lacks = new.conn == Conn.CONNECTED and new.pdsk < Disk.INCONSISTENT and not rules.data_is_what_we_exposed
-    settled = Disk.INCONSISTENT if lacks else Disk.UP_TO_DATE
+    unsettled = new.conn == Conn.CONNECTED and new.pdsk < Disk.INCONSISTENT
+    lacks = rules.given_up or not rules.data_is_what_we_exposed
+    settled = Disk.INCONSISTENT if unsettled and lacks else Disk.UP_TO_DATE
     return new._replace(
         disk=settled if new.disk in _DOUBTFUL else new.disk,
         pdsk=Disk.UP_TO_DATE if new.pdsk in _DOUBTFUL else new.pdsk,
@@ -173,7 +175,8 @@ ADJUSTMENTS: tuple[Adjustment, ...] = (
     Adjustment("connected-disks-agree", _agree_on_up_to_date,
                "Once connected, Consistent and Outdated have been settled by the handshake; what remains is UpToDate "
                "unless the resync says otherwise. But where the peer has no disk nothing was settled: a Primary that "
-               "knows that its disk lacks what its users were told is written counts it as Inconsistent."),
+               "knows that its disk lacks what its users were told is written counts it as Inconsistent, and so does a "
+               "node that was ordered to take everything from that peer."),
     Adjustment("disks-fit-the-connection", _clip_disks,
                "Each connection state bounds both disks: a SyncTarget is Inconsistent, its source UpToDate."),
     Adjustment("freeze-until-fenced", _freeze_for_fencing,

@@ -11,6 +11,7 @@ import pytest
 
 from replblock.core.host import PENDING
 from replblock.core.requests import Op
+from replblock.meta.superblock import Flag, Superblock
 from replblock.state.names import Disk
 
 from .world import World
@@ -45,3 +46,26 @@ def test_a_write_that_both_disks_refused_fails(protocol: str, frozen: bool) -> N
     if frozen:
         a.resource.primary.thaw("test")
     assert world.answered(write) and write.errno == errno.EIO
+
+
+def test_a_refused_write_is_told_when_the_metadata_says_so() -> None:
+    """Else the peer goes on without this disk, which comes back from a power loss as good as before."""
+    world = World(22)
+    a, b = world.a, world.b
+    b.settings = replace(b.settings, on_io_error="pass_on")  # type: ignore[attr-defined]
+    world.pair()
+    world.flush(a)
+    at = b.disk.geometry.superblock_offset_bytes
+
+    def says_inconsistent() -> bool:
+        return not Superblock.unpack(bytes(b.disk.content[at : at + 4096])).flags & Flag.CONSISTENT
+
+    b.disk.slow_ms = 200
+    b.disk.fail_writes = True
+    write = world.submit(a, Op.WRITE, 0, 4096, ONE)
+    world.run_until(lambda: b.resource.state.disk == Disk.INCONSISTENT)
+    assert not says_inconsistent()
+    world.run_until(lambda: world.answered(write) or a.resource.state.pdsk == Disk.INCONSISTENT)
+    assert says_inconsistent()
+    world.run_until(lambda: world.answered(write) and a.resource.state.pdsk == Disk.INCONSISTENT)
+    assert write.errno == 0

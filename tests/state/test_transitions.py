@@ -171,6 +171,13 @@ def test_a_peer_without_a_disk_settles_nothing(exposed: bool, disk: Disk):
     assert sanitize(old, found, Rules(data_is_what_we_exposed=exposed)).disk == disk
 
 
+def test_a_disk_given_up_by_order_is_not_good_because_the_peer_has_none():
+    old = st(ALONE, disk=Disk.OUTDATED)
+    found = old._replace(conn=Conn.CONNECTED, peer=S, pdsk=Disk.DISKLESS)
+    assert sanitize(old, found, Rules()).disk == Disk.UP_TO_DATE
+    assert sanitize(old, found, Rules(given_up=True)).disk == Disk.INCONSISTENT
+
+
 def test_negotiation_cut_short():
     old = st(disk=Disk.NEGOTIATING)
     cut = old._replace(conn=Conn.NETWORK_FAILURE)
