@@ -168,7 +168,8 @@ class PrimaryPath(Reads, Flushing):
     def _write(self, request: Request) -> None:
         start = request.offset_bytes
         end = start + request.length_bytes
-        if self.frozen or (self._again and not request._order):  # what is sent again goes first
+        # what is sent again goes first, the last of it too, while that waits for the activity log
+        if self.frozen or (not request._order and (self._again or self._starting is not None)):
             self._not_yet(request)
             return
         if self.busy.count and (not self._ordered or self._r.sync.ranges_matter):
