@@ -66,7 +66,7 @@ def _target_has_own_changes(h: Handshake, c: Course) -> bool:
     i_am_target = c.result < 0
     generations, bits = (h.verdict.mine, h.my_bits) if i_am_target else (h.verdict.peers, h.peer_bits)
     went_on = h.i_went_on if i_am_target else h.peer_went_on
-    return (went_on if h.peer_obeys_safety else generations.bitmap != 0) and bits > 0
+    return (went_on or (not h.peer_obeys_safety and generations.bitmap != 0)) and bits > 0
 
 
 def _resolve_own_changes(h: Handshake, c: Course) -> Course:

@@ -433,3 +433,10 @@ def test_target_that_went_on_writing_after_a_missed_end_is_split_brain():
     assert one(pair, bits=(5, 2), **went_on).rule == "target-has-own-changes"
     assert one(pair, bits=(5, 2), discards=(False, True), **went_on).conn == Conn.WF_BITMAP_S
     assert one((old_source, promoted), bits=(5, 2), discards=(False, True)).refused
+    # so it does where the repair of the missed end has retired its bitmap; of a kernel peer only our own flag is known
+    repaired = (G(X, 0, Y, 0), promoted)
+    assert one(repaired, bits=(5, 2), **went_on).rule == "target-has-own-changes"
+    assert one(repaired, bits=(0, 2), **went_on).conn == Conn.WF_BITMAP_T
+    view = Both(repaired, (False, False), (S, S), (Disk.UP_TO_DATE,) * 2, (5, 2)).views[0]
+    assert decide(view).conn == Conn.WF_BITMAP_T
+    assert decide(view._replace(i_went_on=True)).rule == "target-has-own-changes"
