@@ -14,7 +14,6 @@ from replblock.state.losses import (
     DETACHED_AHEAD,
     POSTPONED,
     mints_new_uuid,
-    serves_diskless,
     settle_pending,
 )
 from replblock.state.names import Conn, Disk, Role
@@ -85,6 +84,9 @@ class Aftermath:
             self._r.exposed_uuid = meta.uuids.current
         if meta.superblock != before:
             meta.save()
+            if peers_last_copy(new) and self._r.secondary.link is not None:
+                # it writes on: the new generation tells of that, and the log counts under PRIMARY_IND only
+                self._r.secondary.hold_until(lambda go_on: meta.save(lambda error: go_on()))
 
     def _note_changes_of_our_own(self, meta: MetaStore, new: State) -> None:
         """A resync that was cut off leaves its bitmap in use, and no new generation is minted then.
@@ -114,7 +116,7 @@ class Aftermath:
         self.freeze_until_saved("disk-failed", for_good=False, then=saved)
 
     def freeze_until_saved(self, why: str, *, for_good: bool = True, then: Callable[[], None] | None = None) -> None:
-        """Save the superblock; nothing is acknowledged before it is durable, to a diskless Primary neither.
+        """Save the superblock; nothing is acknowledged before it is durable.
 
         Not `for_good`: the peer has what is held back, too, and if it cannot be saved it is acknowledged all the same.
         """
@@ -133,8 +135,6 @@ class Aftermath:
                 then()
 
         meta.save(durable)
-        if self._r.secondary.link is not None and serves_diskless(self._r.state):
-            self._r.secondary.hold_until(lambda go_on: meta.save(lambda error: go_on()))
 
     def force_new_generation(self, why: str) -> None:
         """Mint a new current UUID in any case."""

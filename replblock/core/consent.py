@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from replblock.state.codes import Code
-from replblock.state.names import STARTING_SYNC, Conn, Disk
+from replblock.state.names import STARTING_SYNC, Conn, Disk, Role
 from replblock.state.requests import Reply as Verdict
 from replblock.state.requests import reply_to_request
 from replblock.wire.commands import Cmd
@@ -26,29 +26,59 @@ class Consent:
         self._admin = admin
 
     def on_state_request(self, body: memoryview) -> None:
-        """P_STATE_CHG_REQ: answered when the metadata says what this node is.
+        """P_STATE_CHG_REQ: answered when the metadata says what this node is, and what a Primary builds on is for good.
 
         A Primary that was demoted and dies before that would come back as one that crashed. If the peer was promoted
         meanwhile and dies, too, nobody can tell whose writes count.
         """
         r = self._r
         meta, link, request = r.meta, r.links.link, StateChangeRequest.unpack(body)
-        if meta is None or not meta.writing or r.secondary.link is None:
+        built_on = self._built_on(request)
+        if meta is None or r.secondary.link is None or not (meta.writing or built_on):
             self._answer(request, Cmd.STATE_CHG_REPLY)
             return
 
-        def saved(go_on: Callable[[], None]) -> None:
-            if r.links.link is link:
-                self._answer(request, Cmd.STATE_CHG_REPLY)
-            go_on()
+        def begin(go_on: Callable[[], None]) -> None:
+            def saved(error: int) -> None:
+                if r.links.link is link:
+                    self._answer(request, Cmd.STATE_CHG_REPLY)
+                go_on()
 
-        r.secondary.hold_until(lambda go_on: meta.save(lambda error: saved(go_on)))
+            def flushed(error: int) -> None:
+                if error and r.meta is meta:
+                    r.disk_failed(error, "flushing for the promotion of the peer")
+                if r.meta is meta:
+                    meta.save(saved)
+                else:
+                    saved(0)
+
+            def written() -> None:
+                if r.meta is meta:
+                    meta.flush(flushed)
+                else:
+                    flushed(0)
+
+            if built_on:
+                r.secondary.when_written(written)
+            else:
+                flushed(0)
+
+        r.secondary.hold_until(begin)
+
+    def _built_on(self, request: StateChangeRequest) -> bool:
+        """Would the peer be Primary, without a good disk of its own, on what is here?
+
+        Its last life may have been answered with our copy and have died before the barrier: no later one speaks of it.
+        """
+        new = self._verdict(request, Cmd.STATE_CHG_REPLY).state
+        promoted = new is not None and new.peer == Role.PRIMARY != self._r.state.peer and new.pdsk < Disk.UP_TO_DATE
+        return promoted and self._r.settings.disk_flushes
 
     def on_connection_request(self, body: memoryview) -> None:
         """P_CONN_ST_CHG_REQ."""
         self._answer(StateChangeRequest.unpack(body), Cmd.CONN_ST_CHG_REPLY)
 
-    def _answer(self, request: StateChangeRequest, answer: Cmd) -> None:
+    def _verdict(self, request: StateChangeRequest, answer: Cmd) -> Verdict:
         r = self._r
         link = r.links.link
         assert link is not None
@@ -64,6 +94,12 @@ class Consent:
             verdict = Verdict(Code.NO_UP_TO_DATE_DISK, "source-not-up-to-date")
         if undecided and verdict.state is not None and verdict.state.disk == Disk.OUTDATED:
             verdict = Verdict(Code.IN_TRANSIENT_STATE, "disk-comes-or-goes")
+        return verdict
+
+    def _answer(self, request: StateChangeRequest, answer: Cmd) -> None:
+        r = self._r
+        link, verdict = r.links.link, self._verdict(request, answer)
+        assert link is not None
         r.links.send_meta(answer, StateChangeReply(int(verdict.code)).pack())
         if verdict.state is None:
             if verdict.code < Code.SUCCESS:

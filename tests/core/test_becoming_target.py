@@ -105,7 +105,7 @@ def test_the_peers_write_waits_for_the_handler() -> None:
 
 def test_a_primarys_own_write_comes_with_the_resync() -> None:
     """A Primary that attaches an older disk: its new write is not laid over what is missing there."""
-    world = World(9, size_bytes=16 * MIB).pair()
+    world = World(8, size_bytes=16 * MIB).pair()
     world.write(world.a, 0, OLD * 2)
     world.flush(world.a)
     world.ok(world.a, "detach")

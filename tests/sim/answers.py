@@ -123,11 +123,16 @@ class Answers(Watch):
         for name, there in ((node.name, state.disk == before.disk == Disk.UP_TO_DATE),
                             (node.peer.name, all(both) and (everywhere or diskless))):  # fmt: skip
             if there:
-                self._for_good(name, seq)
+                self._for_good(name, seq, node.name)
 
-    def _for_good(self, name: str, seq: int) -> None:
+    def _for_good(self, name: str, seq: int, whose: str) -> None:
+        """All on its own disk; on the peer's, what was written from here.
+
+        What that one's own application wrote is for its own flush: this node, which may not even know that it was left,
+        sends no barrier where it has written nothing.
+        """
         for mark in self.ledgers[name].acked:
-            if mark.acked is not None and mark.acked < seq and name not in mark.unsure:
+            if mark.acked is not None and mark.acked < seq and name not in mark.unsure and whose in (name, mark.node):
                 mark.durable.add(name)
 
     def left(self, node: Node, verb: str, before: Any, warned: bool) -> None:
@@ -139,13 +144,15 @@ class Answers(Watch):
         if verb == "secondary" and before.role == Role.PRIMARY:
             self._durable(node, now, before, True)
         elif verb == "down" and before.disk == Disk.UP_TO_DATE and not mine.disk_failed:
-            self._for_good(node.name, now)
+            self._for_good(node.name, now, node.name)
 
     def stands(self, node: Node) -> None:
         """A promotion is answered with yes: what the new Primary builds on is durable."""
-        mine = self.ledger(node)
-        if mine.promoting is not None and mine.promoting is node.port and node.state.disk == Disk.UP_TO_DATE:
-            self._for_good(node.name, self.clock)
+        state, promoting = node.state, self.ledger(node).promoting
+        if promoting is not None and promoting is node.port and state.disk == Disk.UP_TO_DATE:
+            self._for_good(node.name, self.clock, node.name)
+        elif promoting is not None and promoting is node.peer.port and state.pdsk == Disk.UP_TO_DATE:
+            self._for_good(node.peer.name, self.clock, node.name)
 
     def _read(self, node: Node, request: Request, seq: int, before: Any) -> None:
         states = (before, node.state)

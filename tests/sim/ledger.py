@@ -64,7 +64,7 @@ class Ledger:
         self.judged_from: int | None = None
         """Promoted alone, and not yet answered: protocol A's prefix is judged from here on."""
         self.promoting: object = None
-        """The disk on which it was promoted, until that is answered."""
+        """The disk on which it was promoted, its own or the peer's, until that is answered."""
         self.forced = -1
         self.met = -1
         """When its present connection began, as it sees it."""

@@ -180,8 +180,8 @@ MUTATIONS: tuple[Mutation, ...] = (
 
     # ---- generations
     Mutation("diskless-primarys-generation-not-waited-for", "core/aftermath.py",
-             "if self._r.secondary.link is not None and serves_diskless(self._r.state):", "if False:",
-             "6: a diskless Primary's writes are acknowledged before the generation that tells of them is on disk"),
+             "if peers_last_copy(new) and self._r.secondary.link is not None:", "if False:",
+             "5, 6: a diskless Primary's writes are carried out before the log counts, and the generation that tells of them is there"),
     Mutation("new-generation-forgotten", "core/aftermath.py",
              "        meta.put(uuids)", "        pass",
              "6: two nodes that both went on look alike"),

@@ -173,7 +173,7 @@ class Oracle(Answers):
 
     def _promoted(self, node: Node, new: Any) -> None:
         mine = self.ledger(node)
-        mine.promoting = node.port
+        mine.promoting = node.port if new.disk == Disk.UP_TO_DATE else node.peer.port
         if new.disk != Disk.UP_TO_DATE and new.pdsk != Disk.UP_TO_DATE:
             self.fail(3, f"{node.name} was promoted without UpToDate data")
         if self._alone(new):

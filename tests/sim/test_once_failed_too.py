@@ -287,6 +287,38 @@ FOUND = (
            ("zero", "p", (4696, 8, False), 0, 3253779434), ("write", "p", (4696, 1, False), 2, 1184529666),
            ("zero", "p", (4701, 1, False), 1, 1558381162), ("fail_once", "s", ("write", 5, True), 2), ("detach", "s"),
            ("write", "b", (1, 8, False)), ("up", "b", None, 15), ("kill", "a"), ("primary", "b"))),
+    Found("written-before-the-log-counts",
+          "a Primary without a disk wrote to a peer whose metadata did not yet say that its activity log counts: "
+          "killed, that one knew of no difference",
+          {"offer_ordered": False, "blocks": 40, "slow_ms": 30},
+          (("fail_once", "b", ("flush", None, True)), ("write", "b", (56, 8, False)), ("write", "b", (312, 8,
+           False)), ("write", "b", (229, 8, False), 15), ("write", "b", (0, 8, False), 1, 3553629843), ("down",
+           "a"), ("wait", "a", None, 100, 1261518247), ("primary", "b", None, 17), ("write", "p", (293, 8, False),
+           1), ("kill", "a", None, 0, 1))),
+    Found("promoted-on-what-no-barrier-covered",
+          "a Primary died between an answer on the peer's copy and the barrier; promoted again in mid-resync it "
+          "answered a flush, and of that write no barrier spoke any more",
+          {"blocks": 2064, "delay_ms": 1, "sndbuf_bytes": 3000, "slow_share": 1.0, "slow_ms": 2, "batch": 0.3},
+          (("fail_once", "p", ("flush", None, False)), ("write", "p", (4344, 2, False)), ("flush", "p"), ("wait",
+           "p", None, 60), ("kill", "p", None, 3, 1696690746), ("up", "a"), ("write", "a", (3392, 8, False), 40,
+           1802274537), ("primary", "a"), ("wait", "a", None, 300, 301105393), ("flush", "p", None, 0, 1905835526),
+           ("detach_force", "p"), ("write", "p", (13101, 8, False)), ("write", "p", (12968, 8, False)), ("read",
+           "p", (11272, 2, False), 5), ("zero", "p", (16504, 8, False)), ("fail_once", "s", ("read", 0, True),
+           20))),
+    Found("promoted-without-a-disk-on-what-no-barrier-covered",
+          "a Primary without a disk was killed before the barrier, and promoted again: a power loss of the peer took "
+          "what had been answered, after a flush",
+          {"blocks": 16, "slow_share": 0.0},
+          (("fail", "a", "meta"), ("write", "a", (24, 8, False), 300), ("primary", "a", None, 300),
+           ("write", "a", (8, 8, False), 40), ("kill", "a"), ("up", "a", None, 300), ("primary", "a", None, 300),
+           ("flush", "a", None, 100), ("power", "b"))),
+    Found("flushed-by-a-node-that-was-left",
+          "a flush on a node that still took itself for connected made durable what the peer, promoted without it, "
+          "had answered (the oracle)",
+          {"blocks": 40},
+          (("primary", "p"), ("power", "s"), ("up", "s", None, 60), ("primary", "b", None, 2), ("up", "a", None,
+           15), ("write", "b", (176, 8, False), 3, 2483534499), ("flush", "p", None, 0, 1156482808), ("write", "a",
+           (61, 8, False), 3), ("power", "b"))),
 )  # fmt: skip
 
 
