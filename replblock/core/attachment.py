@@ -365,14 +365,19 @@ class Attachment:
         `target_finished`: this was the source, and the target has said that it has everything for good.
         """
         r = self._r
+        metadata = what.startswith(("writing metadata", "writing the activity log"))
+        data_lost = what.startswith(("writing", "flushing")) and not metadata
         # after a failed fdatasync nobody knows what is on the disk: it can no more be passed on than lost metadata
-        for_good = what.startswith(("writing metadata", "writing the activity log", "flushing"))
-        data_lost = what.startswith("flushing") or (what.startswith("writing") and not for_good)
-        if r.meta is not None and r.state.disk == Disk.FAILED and data_lost:
-            # it is being detached: who dies before the end of that would come back with a disk that looks good
-            r.meta.save_bitmap()
-            self._note_lost_writes(target_finished)
-        if r.meta is None or r.state.disk <= Disk.FAILED:
+        for_good = metadata or what.startswith("flushing")
+        if r.meta is None:
+            return
+        if r.state.disk == Disk.FAILED:  # it is being detached
+            if data_lost and for_good:
+                self._give_up(data_lost=True)  # the flush at the end of that would tell nothing, and find all in order
+            elif data_lost:
+                # who dies before the end of that would come back with a disk that looks good
+                r.meta.save_bitmap()
+                self._note_lost_writes(target_finished)
             return
         policy = r.settings.on_io_error
         meaning = io_error(policy, r.state.disk, metadata=for_good)
@@ -399,6 +404,12 @@ class Attachment:
             r.aftermath.disk_failed(tell)
             return
         tell()
+        self._give_up(data_lost=data_lost, target_finished=target_finished)
+
+    def _give_up(self, *, data_lost: bool, target_finished: bool = False) -> None:
+        """Detached as it is: the activity log stays, and names what may be missing."""
+        r = self._r
+        assert r.meta is not None
         r.meta.save_bitmap()  # a write that failed here may be on the peer's disk, and be marked nowhere else
         # given up in the middle of writes it is as if they had failed, whatever it was that did
         if data_lost or r.primary.writing:

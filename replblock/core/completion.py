@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import errno as errnos
 from collections.abc import Callable
+from functools import partial
 
 from replblock.core.epochs import ACKED, LIVE, LOST, Epoch
-from replblock.core.path import BARRIER, ID, NET, NET_FAILED, NET_IN_SYNC, NET_LOST, NET_OK, Lost
+from replblock.core.path import AGAIN, BARRIER, ID, LOCAL, NET, NET_FAILED, NET_IN_SYNC, NET_LOST, NET_OK, Lost
 from replblock.core.requests import MAX_REQUEST_BYTES, Op, Request
 from replblock.core.resend import NOT_KEPT, Resend, epoch_of, in_parts, is_copy
 from replblock.state.names import Conn, Disk, Role
@@ -145,7 +146,7 @@ class Completion(Resend):
                     self._keep(request)
             request._epoch = None
         if request._net == NET_IN_SYNC and not (request.errno or request._elsewhere) and self._r.meta is not None:
-            self._r.sync.clear_bits(request.offset_bytes, request.length_bytes)
+            self._r.sync.source.in_sync(request.offset_bytes, request.length_bytes)
         self._in_flight -= 1
         self._in_flight_bytes -= request.length_bytes
         if request.op == Op.WRITE:
@@ -155,7 +156,8 @@ class Completion(Resend):
         request.done(request)
         if busy is not None:
             self.busy.free(busy)
-            self.go()
+            if not self._going:  # else it comes to what began just now
+                self.go()
         if self._parked:
             self._unpark()
         if not self._in_flight:
@@ -206,6 +208,62 @@ class Completion(Resend):
             self._forgotten |= self._primary
             request.errno = errnos.EIO
         self._complete(request)
+
+    # --- this disk is lost ---
+
+    def disk_lost(self) -> None:
+        """What this disk took does not count any more: for writes that are not answered the peer's copy decides."""
+        for epoch in self.log.everything():
+            for request in epoch.requests:
+                request._elsewhere = True
+        if self._starting is not None:
+            self._starting._elsewhere = True
+        for request in [*self._unacked.values(), *self._unsent]:
+            if not request._waits & (LOCAL | BARRIER):
+                self._only_there(request)
+        held, self._held = self._held, []
+        for request in held:
+            if request.op in (Op.READ, Op.FLUSH) or request.errno or request._waits or in_parts(request):
+                self._held.append(request)  # with its parts it is looked at when it goes on
+                continue
+            self._only_there(request)
+            if request._net == NET_LOST:
+                self._no_data(request)
+            elif not request._waits:
+                self._held.append(request)
+
+    def _only_there(self, request: Request) -> None:
+        """This disk did not take it: the peer's copy decides, if it is on its disk and not only received."""
+        epoch = epoch_of(request)
+        request._elsewhere = True
+        if request._waits & AGAIN:
+            return
+        if epoch is None or epoch.fate == LOST or request._net in (NET_FAILED, NET_LOST):
+            request._net = NET_LOST
+            return
+        if request._net == NET_IN_SYNC:
+            request._net = NET_OK
+        good = self._r.state.pdsk == Disk.UP_TO_DATE
+        if not good and epoch.fate != LIVE:
+            request._net = NET_LOST  # the next resync overwrites what an Inconsistent peer has
+        elif epoch.fate == LIVE and not (request._firm and good):
+            request._waits |= BARRIER
+            epoch.waiters.append(partial(self._firmly_there, request, epoch))
+            if epoch is self.log.current:
+                self.close_epoch()
+
+    def _firmly_there(self, request: Request, epoch: Epoch, acknowledged: bool) -> None:
+        if not request._waits & BARRIER or epoch_of(request) is not epoch:
+            return
+        request._waits &= ~BARRIER
+        good = acknowledged and self._r.state.pdsk == Disk.UP_TO_DATE
+        if not good:
+            request._net = NET_LOST
+        if not request._waits:
+            if good:
+                self._complete(request)
+            else:
+                self._no_data(request)
 
     # --- larger than the peer takes at once ---
 

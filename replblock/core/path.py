@@ -70,6 +70,8 @@ class PathState:
         self.ready = False
         self.frozen: set[str] = set()
         self._parked: deque[Request] = deque()
+        self._unparking = False
+        self._turns = 0
         self._refused: list[Request] = []
         """Under suspend-io: data was within reach, and could not be read or written. They begin anew later."""
         self._held: list[Request] = []
@@ -86,7 +88,8 @@ class PathState:
         self._forgotten = False
         """Answered writes whose data is not kept went down with the last copy: the next flush fails."""
         self._out: list[Buffer] = []
-        self._local: list[Request] = []
+        self._local: deque[Request] = deque()
+        self._going = False
         self._local_pending = 0
         self._reading = 0
         self._ident = 0
@@ -220,9 +223,6 @@ class PathState:
         raise NotImplementedError
 
     def _no_data(self, request: Request, refused: bool = False) -> None:
-        raise NotImplementedError
-
-    def _only_there(self, request: Request) -> None:
         raise NotImplementedError
 
     def _write(self, request: Request) -> None:

@@ -11,27 +11,20 @@ import struct
 from collections.abc import Callable
 from functools import partial
 
-from replblock.core.epochs import LIVE, LOST, Epoch
 from replblock.core.flushing import Flushing
 from replblock.core.host import PENDING
 from replblock.core.overlap import ON_DISK, Busy
 from replblock.core.path import (
-    AGAIN,
-    BARRIER,
     ID,
     LOCAL,
     NET,
-    NET_FAILED,
     NET_HERE,
-    NET_IN_SYNC,
     NET_LOST,
-    NET_OK,
     NET_PENDING,
 )  # fmt: skip
 from replblock.core.reads import Reads
 from replblock.core.requests import Op, Request
-from replblock.core.resend import epoch_of, in_parts, is_copy
-from replblock.state.names import Disk
+from replblock.core.resend import epoch_of, is_copy
 from replblock.wire.commands import Cmd
 from replblock.wire.flags import (
     DP_DISCARD,
@@ -102,13 +95,19 @@ class PrimaryPath(Reads, Flushing):
         self._unpark()
 
     def _unpark(self) -> None:
-        limit = self._r.settings.max_in_flight_bytes - self._kept_bytes
-        for _ in range(len(self._parked)):  # each once: what finds no data parks itself again
-            if self.frozen or not self._parked:
-                return
-            if self._in_flight_bytes >= limit and self._parked[0]._parent is None:
-                return
-            self.submit([self._parked.popleft()])
+        self._turns = len(self._parked)  # each once: what finds no data parks itself again
+        if self._unparking:
+            return  # one of them was answered at once: the loop below goes on, however many there are
+        self._unparking = True
+        try:
+            while self._turns and self._parked and not self.frozen:
+                limit = self._r.settings.max_in_flight_bytes - self._kept_bytes
+                if self._in_flight_bytes >= limit and self._parked[0]._parent is None:
+                    return
+                self._turns -= 1
+                self.submit([self._parked.popleft()])
+        finally:
+            self._unparking = False
 
     # --- in ---
 
@@ -149,17 +148,23 @@ class PrimaryPath(Reads, Flushing):
             self._r.links.send_parts(out)
 
     def go(self) -> None:
-        """Send what was gathered, then write it here: the peer works while we do."""
+        """Send what was gathered, then write it here: the peer works while we do.
+
+        An answer may begin other requests in the middle of this: they come behind what was gathered before, or an older
+        write to the same blocks would end up on top of theirs.
+        """
         if self._out:
             link = self._link
             self._r.links.send_parts(self._out)
             self._out = []
             if link is not None:
                 self._host.push(link.data)
-        if self._local:
-            local, self._local = self._local, []
-            for request in local:
-                self._write_here(request)
+        local = self._local
+        if local:
+            outer, self._going = self._going, True
+            while local:
+                self._write_here(local.popleft())
+            self._going = outer
             if self._retries:
                 self._retry()
 
@@ -168,8 +173,10 @@ class PrimaryPath(Reads, Flushing):
     def _write(self, request: Request) -> None:
         start = request.offset_bytes
         end = start + request.length_bytes
-        # what is sent again goes first, the last of it too, while that waits for the activity log
-        if self.frozen or (not request._order and (self._again or self._starting is not None)):
+        again = self._again
+        # what is sent again goes first, the oldest before the others, the last of it too while it waits for the log
+        new_in_between = not request._order and self._starting is not None
+        if self.frozen or new_in_between or (again and (not request._order or again[0].order < request._order)):
             self._not_yet(request)
             return
         if self.busy.count and (not self._ordered or self._r.sync.ranges_matter):
@@ -354,6 +361,7 @@ class PrimaryPath(Reads, Flushing):
         if error:
             if self._r.meta is not None:
                 self._mark(request)
+            self._r.sync.source.not_written(request.offset_bytes, request.length_bytes)
             self._r.write_failed(error, request.length_bytes, request.offset_bytes, fua=request.fua)
         if error or not self._has_disk or (not self._alone_ok and epoch_of(request) is None):
             # this disk took it, but does not count: it failed, was detached, or its data is to be overwritten
@@ -365,60 +373,6 @@ class PrimaryPath(Reads, Flushing):
                 self._no_data(request, refused=bool(error))
             else:
                 self._complete(request)
-
-    def disk_lost(self) -> None:
-        """What this disk took does not count any more: for writes that are not answered the peer's copy decides."""
-        for epoch in self.log.everything():
-            for request in epoch.requests:
-                request._elsewhere = True
-        if self._starting is not None:
-            self._starting._elsewhere = True
-        for request in [*self._unacked.values(), *self._unsent]:
-            if not request._waits & (LOCAL | BARRIER):
-                self._only_there(request)
-        held, self._held = self._held, []
-        for request in held:
-            if request.op in (Op.READ, Op.FLUSH) or request.errno or request._waits or in_parts(request):
-                self._held.append(request)  # with its parts it is looked at when it goes on
-                continue
-            self._only_there(request)
-            if request._net == NET_LOST:
-                self._no_data(request)
-            elif not request._waits:
-                self._held.append(request)
-
-    def _only_there(self, request: Request) -> None:
-        """This disk did not take it: the peer's copy decides, if it is on its disk and not only received."""
-        epoch = epoch_of(request)
-        request._elsewhere = True
-        if request._waits & AGAIN:
-            return
-        if epoch is None or epoch.fate == LOST or request._net in (NET_FAILED, NET_LOST):
-            request._net = NET_LOST
-            return
-        if request._net == NET_IN_SYNC:
-            request._net = NET_OK
-        good = self._r.state.pdsk == Disk.UP_TO_DATE
-        if not good and epoch.fate != LIVE:
-            request._net = NET_LOST  # the next resync overwrites what an Inconsistent peer has
-        elif epoch.fate == LIVE and not (request._firm and good):
-            request._waits |= BARRIER
-            epoch.waiters.append(partial(self._firmly_there, request, epoch))
-            if epoch is self.log.current:
-                self.close_epoch()
-
-    def _firmly_there(self, request: Request, epoch: Epoch, acknowledged: bool) -> None:
-        if not request._waits & BARRIER or epoch_of(request) is not epoch:
-            return
-        request._waits &= ~BARRIER
-        good = acknowledged and self._r.state.pdsk == Disk.UP_TO_DATE
-        if not good:
-            request._net = NET_LOST
-        if not request._waits:
-            if good:
-                self._complete(request)
-            else:
-                self._no_data(request)
 
 
 class _Later:

@@ -34,6 +34,8 @@ class ResyncSource:
         self._finishing = False
         self._failures = 0
         """Blocks that could not be read here or written there since this resync began."""
+        self._unwritten = 0, 0
+        """Where writes of the application failed on this disk while the connection stood: from, to."""
 
     def when_durable(self, start: Callable[[MetaStore, Link], None]) -> None:
         """Call `start` when all that is on this disk is there for good, if a resync from it may still begin then.
@@ -133,7 +135,22 @@ class ResyncSource:
         """P_RS_WRITE_ACK of resync data: the target has it."""
         self._r.secondary.check_range(sector, size_bytes, Cmd.RS_WRITE_ACK)
         if Conn.SYNC_SOURCE <= self._r.state.conn <= Conn.PAUSED_SYNC_T:
-            self._r.sync.clear_bits(sector << 9, size_bytes)
+            self.in_sync(sector << 9, size_bytes)
+
+    def in_sync(self, offset_bytes: int, length_bytes: int) -> None:
+        """The peer has what it was sent, and it is here too: unless a later write failed here, and is there only.
+
+        What an ack is for, and what has been sent since, nobody can tell: such blocks stay marked until the connection
+        is made anew.
+        """
+        start, end = self._unwritten
+        if not (offset_bytes < end and start < offset_bytes + length_bytes):
+            self._r.sync.clear_bits(offset_bytes, length_bytes)
+
+    def not_written(self, offset_bytes: int, length_bytes: int) -> None:
+        """This disk failed a write that the peer may have."""
+        start, end = self._unwritten
+        self._unwritten = min(start, offset_bytes) if end else offset_bytes, max(end, offset_bytes + length_bytes)
 
     def on_neg_ack(self, sector: int, size_bytes: int) -> None:
         """The target could not write it: the blocks stay marked."""
@@ -197,3 +214,4 @@ class ResyncSource:
     def reset(self) -> None:
         """The connection is gone."""
         self._finishing = False
+        self._unwritten = 0, 0

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from replblock.core.requests import Op
+from replblock.core.requests import Op, Request
 from replblock.state.names import Conn, Disk
 from replblock.wire.commands import Cmd
 from replblock.wire.packets import BlockReq
@@ -100,3 +100,42 @@ def test_no_resync_data_is_asked_for_where_a_write_is_on_its_way(attached: bool)
     world.settle()
     assert write.errno == 0 and COLD in asked
     assert world.same_data()
+
+
+def alone(seed: int) -> World:
+    """A Primary without its peer, and a disk that answers at once."""
+    world = World(seed, ping_int_ms=1000).pair()
+    world.partition()
+    world.run_until(lambda: world.a.resource.state.conn == Conn.WF_CONNECTION)
+    world.write(world.a, 0, OLD)
+    world.a.disk.slow_share = 0.0
+    return world
+
+
+def test_what_an_answer_begins_does_not_overtake_what_was_begun_before() -> None:
+    """The first of two writes is answered while the second is not with the disk yet; then it is written over."""
+    world = alone(12)
+    a = world.a.resource
+    over: list[Request] = []
+
+    def answered(request: Request) -> None:
+        over.append(Request(Op.WRITE, 4096, 4096, over.append, NEW))
+        a.submit(over[:1])
+
+    a.submit([Request(Op.WRITE, 0, 4096, answered, OLD), Request(Op.WRITE, 4096, 4096, over.append, OLD)])
+    world.run(100)
+    assert len(over) == 3
+    assert world.a.disk.content[4096:8192] == NEW
+
+
+def test_thousands_of_requests_go_on_at_once() -> None:
+    """I/O was suspended: each is answered while the ones behind it begin, and that takes no deeper stack."""
+    world = alone(13)
+    world.a.resource.primary.freeze("user")
+    requests = [world.submit(world.a, Op.WRITE, n % 64 << 12, 4096, bytes([n % 251]) * 4096) for n in range(2000)]
+    world.a.resource.primary.thaw("user")
+    world.run(1000)
+    assert all(world.answered(request) for request in requests)
+    for block in range(64):
+        newest = max(n for n in range(2000) if n % 64 == block)
+        assert world.a.disk.content[block << 12] == newest % 251

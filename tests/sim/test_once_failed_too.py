@@ -319,6 +319,31 @@ FOUND = (
           (("primary", "p"), ("power", "s"), ("up", "s", None, 60), ("primary", "b", None, 2), ("up", "a", None,
            15), ("write", "b", (176, 8, False), 3, 2483534499), ("flush", "p", None, 0, 1156482808), ("write", "a",
            (61, 8, False), 3), ("power", "b"))),
+    Found("sent-again-out-of-order",
+          "a kernel peer as the last copy lost the connection while the second sending of an unanswered write waited "
+          "for that of an answered, older one: the next time the older one went out last, and lay on top",
+          {"batch": 0.05, "blocks": 16, "cram_hmac_alg": "sha256", "delay_ms": 1, "offer_ordered": False,
+           "on_no_data_accessible": "suspend-io", "slow_ms": 30},
+          (("write", "p", (32, 8, True), 0, 1949973468), ("invalidate", "p", None, 60), ("write", "p", (0, 40, False)),
+           ("down", "b"), ("fail_once", "s", ("write", None, True)), ("flush", "p", None, 4000), ("up", "s"),
+           ("wait", "b", None, 12000))),
+    Found("mark-of-a-failed-write-cleared-by-an-older-ack",
+          "pass_on: a source failed a write that its target has; the ack of what the target had got before cleared its "
+          "mark",
+          {"batch": 0.3, "blocks": 40, "created": True, "on_io_error": "pass_on", "slow_share": 1.0},
+          (("zero", "p", (0, 8, False), 5), ("kill", "s", None, 2), ("up", "s", None, 0, 1264464245),
+           ("fail_once", "s", ("write", None, True), 2), ("write", "p", (185, 2, False)),
+           ("fail_once", "s", ("write", 0, False), 0, 3244550185), ("repair", "s"),
+           ("write", "b", (312, 8, False), 1, 3182609194), ("write", "a", (1, 8, False), 8, 563940195),
+           ("write", "a", (0, 8, False), 40, 468402200), ("flush", "p", None, 5), ("write", "p", (0, 8, False)),
+           ("fail_once", "p", ("write", None, True)), ("wait", "p", None, 60))),
+    Found("flush-failed-while-being-detached",
+          "an application's flush failed during a detach, whose own flush then found all in order: attached again, the "
+          "disk lacked what no mark told of",
+          {"blocks": 16, "slow_ms": 30},
+          (("wait", "a", None, 300), ("write", "a", (64, 8, False), 20, 159), ("write", "a", (0, 8, False), 60, 159),
+           ("fail_once", "a", ("flush", None, False)), ("flush", "a", None, 0, 159),
+           ("detach", "a", None, 300, 1159))),
 )  # fmt: skip
 
 
