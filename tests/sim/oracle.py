@@ -51,6 +51,8 @@ class Oracle(Answers):
         ledger = self.ledger(node)
         gone = self._not_flushed(node)
         ledger.acked -= gone
+        for mark in [m for m in ledger.received if node.name in m.unsure]:
+            del ledger.received[mark]  # its Primary died, and its disk failed: B promises one of the two
         (ledger.forgiven if ledger.alone_at_failure else ledger.dropped).update(gone)
         ledger.dropped_cache = gone
         if ledger.failed_apart:
