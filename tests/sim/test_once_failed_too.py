@@ -344,6 +344,31 @@ FOUND = (
           (("wait", "a", None, 300), ("write", "a", (64, 8, False), 20, 159), ("write", "a", (0, 8, False), 60, 159),
            ("fail_once", "a", ("flush", None, False)), ("flush", "a", None, 0, 159),
            ("detach", "a", None, 300, 1159))),
+    Found("overtook-older-ones-in-the-line",
+          "kernel peer, suspend-io: sent again, a write waited for an older one to its block when the connection "
+          "broke; at the thaw it went out before that one, which then lay on top of it",
+          {"blocks": 16, "offer_ordered": False, "on_no_data_accessible": "suspend-io"},
+          (("primary", "b"), ("write", "p", (120, 8, False)), ("detach", "p"), ("zero", "p", (97, 1, False)),
+           ("write", "p", (97, 1, True)), ("attach", "p", None, 60), ("flush", "p"), ("write", "p", (0, 1, True)),
+           ("write", "p", (96, 8, True), 1), ("read", "p", (72, 40, False)),
+           ("fail_once", "s", ("write", 5, True), 8, 3197137011), ("fail_once", "s", ("write", None, False)),
+           ("read", "p", (97, 8, False)), ("up", "s"), ("heal", "a"), ("trim", "a", (0, 8, False)),
+           ("up", "b", None, 40))),
+    Found("overtaken-within-a-wake-up",
+          "a write begun because another was answered was written here before older ones of the same wake-up, and "
+          "lay under them",
+          {"batch": 0.05, "blocks": 16, "connect_int_ms": 500, "cram_hmac_alg": "sha256", "delay_ms": 15,
+           "fencing": "resource-only", "ping_int_ms": 3000, "slow_ms": 30},
+          (("write", "b", (0, 16, False)), ("repair", "a"), ("write", "a", (97, 2, True)), ("wait", "b"), ("write",
+           "a", (72, 2, False)), ("mend", "p"), ("primary", "p"), ("write", "p", (0, 1, False), 0, 3746299821),
+           ("write", "p", (72, 8, False), 0, 1052387422), ("invalidate", "p", None, 20), ("write", "p", (73, 8,
+           False), 0, 1647940747), ("write", "p", (0, 2, False)), ("write", "p", (37, 2, False)), ("wait", "p"),
+           ("write", "p", (0, 8, False)), ("write", "p", (120, 8, False)), ("crowd", "b", (None, (("write", (0, 8,
+           False)),), (("write", (101, 8, False)), ("write", (96, 8, True)), ("write", (121, 7, False))))), ("fuse",
+           "b", (3, True)), ("write", "b", (73, 2, False)), ("wait", "b", None, 4000), ("write", "b", (125, 3,
+           False)), ("fail", "a", "flush"), ("wait", "b"), ("detach", "a"), ("connect", "b"), ("repair", "b"),
+           ("write", "b", (72, 2, True)), ("read", "a", (0, 1, False)), ("fail", "b", "write"), ("write", "b", (73,
+           8, False), 40), ("flush", "b"))),
 )  # fmt: skip
 
 
