@@ -50,7 +50,7 @@ class Answers(Watch):
             return
         self.ledger(node).answered = self.tick()
         if isinstance(what, Mark):
-            self._acked(node, what, request.fua)
+            self._acked(node, what, request.fua, before)
         elif request.op == Op.FLUSH:
             self._flushed(node, what, before)
         elif request.op == Op.READ:
@@ -63,7 +63,7 @@ class Answers(Watch):
                 if mark.acked is None:
                     mark.refused.add(node.name)
 
-    def _acked(self, node: Node, mark: Mark, fua: bool) -> None:
+    def _acked(self, node: Node, mark: Mark, fua: bool, before: Any) -> None:
         mark.acked = self.tick()
         if mark.advice:
             return
@@ -76,7 +76,7 @@ class Answers(Watch):
             mine.acked.add(mark)
             if fua and node.name not in mark.unsure:
                 mark.durable.add(node.name)
-        elif state.disk == Disk.FAILED and node.resource.meta is not None and self.holds(node, mark):
+        elif state.disk == Disk.FAILED < before.disk and node.resource.meta is not None and self.holds(node, mark):
             mine.acked.add(mark)  # held back until a detach may begin: until that ends, this disk counts as before
         if state.conn < Conn.CONNECTED or state.pdsk != Disk.UP_TO_DATE:
             if not local and theirs.lost_power < mark.submitted and not theirs.void and self.holds(peer, mark):
