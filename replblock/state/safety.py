@@ -22,12 +22,16 @@ STALE = (Disk.INCONSISTENT, Disk.OUTDATED)
 
 
 class SafetyRule(NamedTuple):
-    """Where it applies, it replaces DRBD's course. All rows are tried, in order, while nothing is refused."""
+    """Where it applies, it replaces DRBD's course. All rows are tried, in order, while nothing is refused.
+
+    past_conflict: also where nothing but rr-conflict refused: in the direction it decides there is no conflict.
+    """
 
     name: str
     when: Callable[[Handshake, Course], bool]
     then: Callable[[Handshake, Course], Course]
     explain: str
+    past_conflict: bool = False
 
 
 def _one_discards(h: Handshake) -> bool:
@@ -119,20 +123,47 @@ def _resolve_went_on(h: Handshake, c: Course) -> Course:
 _MISSED_THE_END = {"source-missed-the-end": True, "target-peer-missed-the-end": False}
 
 
-def _target_crashed_since(h: Handshake, c: Course) -> bool:
-    """The target was Primary after the end of its resync, and died; the source was not Primary after it.
+class _SinceTheEnd(NamedTuple):
+    """The target of a resync whose source did not hear of the end, as both nodes see it."""
 
-    Its crash counts as in rule 40: what it answered is on its disk, and unflushed maybe nowhere else. That its flag is
-    younger than the end is certain: the end clears it. A promotion of the source without it begins a generation.
-    """
+    crashed: bool
+    primary: bool
+    disk: Disk
+
+
+def _target_since_the_end(h: Handshake) -> _SinceTheEnd | None:
+    """None where the source has been in use since: a promotion of it without the target begins a generation."""
     here_is_source = _MISSED_THE_END.get(h.verdict.rule)
     if here_is_source is None or not h.peer_obeys_safety or disks_override(h):
-        return False
+        return None
+    mine, theirs = h.my_role == Role.PRIMARY, h.peer_role == Role.PRIMARY
     if here_is_source:
-        crashed, disk, serves, went_on = h.peer_crashed, h.peer_disk, h.my_role == Role.PRIMARY, h.i_went_on
-    else:
-        crashed, disk, serves, went_on = h.i_crashed, h.disk, h.peer_role == Role.PRIMARY, h.peer_went_on
-    return crashed and disk not in STALE and not serves and not went_on
+        return None if mine or h.i_went_on else _SinceTheEnd(h.peer_crashed, theirs, h.peer_disk)
+    return None if theirs or h.peer_went_on else _SinceTheEnd(h.i_crashed, mine, h.disk)
+
+
+def _target_serves_since(h: Handshake, c: Course) -> bool:
+    """The target is Primary: everything of the resync is on its disk, and what its users wrote since besides."""
+    target = _target_since_the_end(h)
+    return target is not None and target.primary and target.disk == Disk.UP_TO_DATE and not h.under_users
+
+
+def _target_crashed_since(h: Handshake, c: Course) -> bool:
+    """The target was Primary after the end of its resync, and died.
+
+    Its crash counts as in rule 40: what it answered is on its disk, and unflushed maybe nowhere else. That its flag is
+    younger than the end is certain: the end clears it.
+    """
+    target = _target_since_the_end(h)
+    return target is not None and target.crashed and target.disk not in STALE and not _target_serves_since(h, c)
+
+
+def _turned(rule: str) -> Callable[[Handshake, Course], Course]:
+    def turn(h: Handshake, c: Course) -> Course:
+        rules = c.rules[:-1] if c.refused else c.rules  # there is no conflict of roles that way
+        return c._replace(result=-c.result, rules=(*rules, rule), refused=False, handlers=())
+
+    return turn
 
 
 def _source_lost_writes(h: Handshake, c: Course) -> bool:
@@ -243,10 +274,12 @@ SAFETY_RULES: tuple[SafetyRule, ...] = (
     SafetyRule("went-on-in-the-same-generation", _went_on_unnoticed, _resolve_went_on,
                "Both hold the same generation, and the node that would be overwritten wrote on alone while its bitmap "
                "was in use, which begins no new one: it is the source; if both did, it is a split brain."),
-    SafetyRule("target-crashed-since-the-end", _target_crashed_since,
-               lambda h, c: c.because("target-crashed-since-the-end")._replace(result=-c.result),
+    SafetyRule("target-crashed-since-the-end", _target_crashed_since, _turned("target-crashed-since-the-end"),
                "The source of a resync did not hear of its end, and the target, Primary since, crashed: as in rule 40 "
                "what the crashed Primary was writing is sent over. A kernel peer would overwrite it instead."),
+    SafetyRule("target-serves-since-the-end", _target_serves_since, _turned("target-serves-since-the-end"),
+               "The source of a resync did not hear of its end, and the target is Primary: it has all of it, and what "
+               "was written since. By DRBD's table it would be the target again, which rr-conflict refuses.", True),
     SafetyRule("source-lost-writes", _source_lost_writes, _resolve_lost_writes,
                "By the generations the source is a node on whose disk a write or flush failed under a Primary: the "
                "other one may have what is missing there. Treated as split brain; nothing is discarded."),
@@ -296,7 +329,8 @@ OUTCOMES: dict[str, str] = {
 
 def review(h: Handshake, course: Course) -> Course:
     """DRBD's course after the safety rules; the same course where none applies."""
+    conflict = course.refused and course.rules[-1].startswith("rr-conflict-")
     for rule in SAFETY_RULES:
-        if not course.refused and rule.when(h, course):
-            course = rule.then(h, course)
+        if (not course.refused or (conflict and rule.past_conflict)) and rule.when(h, course):
+            course, conflict = rule.then(h, course), False
     return course

@@ -243,8 +243,8 @@ MUTATIONS: tuple[Mutation, ...] = (
 
     # ---- rules of the last rounds of seeds
     Mutation("crashed-since-the-end-not-known", "state/safety.py",
-             '    SafetyRule("target-crashed-since-the-end", _target_crashed_since,',
-             '    SafetyRule("target-crashed-since-the-end", lambda h, c: False,',
+             '    SafetyRule("target-crashed-since-the-end", _target_crashed_since, _turned',
+             '    SafetyRule("target-crashed-since-the-end", lambda h, c: False, _turned',
              "6: the source of a resync overwrites its target, which ended it, was Primary and crashed"),
     Mutation("attach-crosses-a-lost-disk", "core/sync.py",
              "or crosses_attach(r, own, report)", "or False",

@@ -56,6 +56,8 @@ SAFETY = (
           disks=BOTH_WENT_ON, bits=(2, 3)),
     Named(("target-crashed-since-the-end",),
           "write a 1, invalidate a @{k}, cut_one_way a @50, write a 5, kill a @200, heal a, up a", "a", tries=120),
+    Named(("target-serves-since-the-end",), "write a 1, invalidate a @{k}, forget b @5000", "a",
+          {"fencing": "resource-and-stonith", "fence_exit": 1}, tries=120),
     Named(("source-lost-writes",), f"{FLUSH_FAILED}, connect a, connect b", "StandAlone", {}, SPLIT),
     Named(("target-gives-up-what-source-lost",), f"{FLUSH_FAILED}, discard b, connect a", "a"),
     Named(("who-lost-writes-gives-way",), f"{FLUSH_FAILED}, discard a, connect b", "b"),

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a node loses by right when it dies, or when its disk does, and what it is bound to have when it comes back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from replblock.state.names import Conn, Disk, Role
+from tests.sim.answers import Answers
+from tests.sim.ledger import Mark
+from tests.sim.marked import unmarked
+
+if TYPE_CHECKING:
+    from tests.sim.node import Node
+
+
+class Deaths(Answers):
+    """The end of an engine, a machine or a disk."""
+
+    def flush_failed(self, node: Node) -> None:
+        ledger = self.ledger(node)
+        for mark in {m for marks in ledger.at.values() for m in marks}:
+            if node.name not in mark.durable:
+                mark.unsure.add(node.name)
+        state = node.state
+        # a crashed Primary's disk that fails before the peer was met again lost what a power loss would have taken:
+        # by DRBD's table (rule 40) it is the source all the same, and nobody there knows what the peer has
+        crashed = self.last_role.get(node.name) == Role.PRIMARY and state.role != Role.PRIMARY
+        crashed = crashed and state.disk != Disk.ATTACHING  # an attach notes it
+        ledger.flush_failed, ledger.failed_ms = self.tick(), self.sim.now
+        ledger.failed_apart = state.conn < Conn.CONNECTED
+        # without the peer's disk nobody was there who has more; that this one lost writes a kernel peer is not told
+        alone = state.conn < Conn.CONNECTED or (self._alone(state) and not node.settings.offer_ordered)
+        ledger.alone_at_failure = (state.role == Role.PRIMARY or crashed) and alone
+
+    def metadata_written(self, node: Node, well: bool) -> None:
+        """A write of metadata ended."""
+        self.ledger(node).untellable = not well
+
+    def cache_dropped(self, node: Node) -> None:
+        """The disk is opened again after a failed flush: only now it shows what the medium holds."""
+        ledger = self.ledger(node)
+        gone = self._not_flushed(node)
+        ledger.acked -= gone
+        for mark in [m for m in ledger.received if node.name in m.unsure]:
+            del ledger.received[mark]  # its Primary died, and its disk failed: B promises one of the two
+        (ledger.forgiven if ledger.alone_at_failure else ledger.dropped).update(gone)
+        ledger.dropped_cache = gone
+        if ledger.failed_apart:
+            ledger.lost_cache = self.tick()  # nobody was there to take over from: it comes back as after a power loss
+        self.check(node, "after its cache was dropped")
+
+    def _not_flushed(self, node: Node) -> set[Mark]:
+        return {m for m in self.ledger(node).acked if node.name in m.unsure and node.name not in m.durable}
+
+    def dies(self, node: Node, power: bool, was_on: bool) -> None:
+        if was_on and node.state.disk != Disk.ATTACHING:  # an attach that did not end makes no difference
+            self.last_role[node.name] = self._serves(node)
+        ledger = self.ledger(node)
+        ledger.judged_from = ledger.promoting = None
+        if was_on and node.state.role == Role.PRIMARY != self.seen_role.get(node.name) and self._alone(node.state):
+            ledger.promoted = self.tick()  # in the middle of that; its generation may stand on disk already
+        ledger.only_in_memory = was_on and node.state.disk == Disk.UP_TO_DATE
+        # also what it had written before, and its next attach cannot make durable
+        primary = was_on and Role.PRIMARY in (node.state.role, self.last_role.get(node.name))
+        alone = was_on and (primary or not self._under_a_primary(node)) and ledger.flush_failed > ledger.answered
+        untold = node.platter.spoiled or (was_on and node.resource.meta is None)
+        if alone and untold and (ledger.failed_ms == self.sim.now or node.metadata_under_way):
+            # it died before its metadata could say that a flush had failed, and had answered nothing since: for whoever
+            # waits for an answer that is a power loss, of the Primary or of a node without one
+            ledger.alone_at_failure = True
+            ledger.forgiven |= ledger.dropped & ledger.dropped_cache
+            ledger.dropped -= ledger.dropped_cache
+        self.pending = {k: v for k, v in self.pending.items() if v[2] is not node}
+        self.decisions.pop(node.name, None)
+        self.seen_role.pop(node.name, None)
+
+    def _serves(self, node: Node) -> Role:
+        """A promotion alone that was not answered is none yet: nothing of it need be durable."""
+        return node.state.role if self.ledger(node).judged_from is None else Role.SECONDARY
+
+    def _under_a_primary(self, node: Node) -> bool:
+        """Is, or was, its peer Primary?"""
+        peer = node.peer
+        return (self._serves(peer) if peer.on else self.last_role.get(peer.name)) == Role.PRIMARY
+
+    def died(self, node: Node, power: bool, was_on: bool) -> None:
+        ledger = self.ledger(node)
+        ledger.received.clear()
+        ledger.untold.clear()
+        ledger.died = self.tick()
+        self.comes_back(node)
+        if ledger.only_in_memory and not node.platter.says_consistent and not ledger.void:
+            # the end of a resync that its metadata does not say yet: it comes back as the target that it was; unless an
+            # application has been answered since, which would have been a promise on this disk
+            if ledger.answered < ledger.became_good:
+                ledger.void, ledger.acked = True, set()
+        if node.name in self.forcing:
+            self.forcing.discard(node.name)
+            if ledger.void and node.platter.says_consistent:
+                self._forced(node)  # the order was durable before anybody was told
+                self._gone_by_force(node)
+        if power:
+            ledger.lost_power = self.tick()
+            gone = {m for m in ledger.acked if node.name not in m.durable}
+            ledger.acked -= gone
+            (ledger.dropped if self._under_a_primary(node) else ledger.forgiven).update(gone)
+        if ledger.untellable and was_on and self.last_role.get(node.name) == Role.PRIMARY:
+            # of two failures, of its data and of its metadata, it died before anybody could be told: unless the peer
+            # has moved on meanwhile it is the source by rule 40. What a failed flush lost may show only after its death
+            ledger.unnoticed = (self.ledger(node.peer).acked - ledger.acked) | ledger.dropped_cache
+            ledger.unnoticed |= self._not_flushed(node) if node.platter.spoiled else set()
+            there = node.peer.state
+            if not (node.peer.on and there.conn >= Conn.CONNECTED and there.pdsk < Disk.INCONSISTENT):  # it was told
+                ledger.forgiven |= ledger.unnoticed
+        self.check(node, "after it died")
+        block = unmarked(*self.sim.nodes)
+        if block is not None:
+            found = [n.platter.stamps(range(block * 8, block * 8 + 8)) for n in self.sim.nodes]
+            self.fail(5, f"{node.name} died; block {block} differs and is marked nowhere: {found}")
+
+    def comes_back(self, node: Node) -> None:
+        """Nobody runs on this disk: if nothing of a resync is on it, nor that there is one, it is what it was."""
+        ledger = self.ledger(node)
+        whole, ledger.whole = ledger.whole, None
+        if whole is not None and ledger.void and node.platter.says_consistent:
+            ledger.void = False
+            ledger.acked, ledger.synced_since = whole
+
+    def _alone(self, state: Any) -> bool:
+        """Without the peer's disk, be that out of reach or gone."""
+        return bool(state.conn < Conn.CONNECTED or state.pdsk < Disk.INCONSISTENT)
+
+    def _gone_by_force(self, node: Node) -> None:
+        mine, theirs = self.ledger(node), self.ledger(node.peer)
+        mine.forgiven |= theirs.acked - mine.acked
+        mine.forced = self.tick()
+
+    def _forced(self, node: Node) -> None:
+        """The operator takes whatever stands there."""
+        ledger = self.ledger(node)
+        for mark in self.every:
+            ledger.may(mark)
+        ledger.void = False
+        ledger.judged_from = None  # half of a resync is no prefix of anything
+
+    @property
+    def every(self) -> set[Mark]:
+        return {m for ledger in self.ledgers.values() for marks in ledger.at.values() for m in marks}
