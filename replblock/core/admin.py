@@ -265,7 +265,7 @@ class Admin:
         """DRBD's adjustment of a wanted state would declare the source UpToDate, whatever its disk is."""
         state = self._r.state
         if conn == Conn.STARTING_SYNC_S:
-            return Disk.INCONSISTENT <= state.disk < Disk.UP_TO_DATE
+            return Disk.NEGOTIATING <= state.disk < Disk.UP_TO_DATE  # attached again while the peer was asked
         return conn == Conn.STARTING_SYNC_T and Disk.INCONSISTENT <= state.pdsk < Disk.UP_TO_DATE
 
     def _invalidate(self, args: dict[str, Any], reply: Reply) -> None:

@@ -82,6 +82,9 @@ class Aftermath:
         self._note_changes_of_our_own(meta, new)
         if old.disk >= Disk.INCONSISTENT or new.disk >= Disk.INCONSISTENT:
             self._r.exposed_uuid = meta.uuids.current
+        if old.disk >= Disk.CONSISTENT > new.disk >= Disk.INCONSISTENT:
+            # from now on the peer's copy decides: who dies before that is durable would come back as if its own did
+            self.freeze_until_saved("disk-worse", for_good=False)
         if meta.superblock != before:
             meta.save()
             if peers_last_copy(new) and self._r.secondary.link is not None:

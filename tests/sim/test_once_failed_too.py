@@ -369,6 +369,12 @@ FOUND = (
            False)), ("fail", "a", "flush"), ("wait", "b"), ("detach", "a"), ("connect", "b"), ("repair", "b"),
            ("write", "b", (72, 2, True)), ("read", "a", (0, 1, False)), ("fail", "b", "write"), ("write", "b", (73,
            8, False), 40), ("flush", "b"))),
+    Found("attached-again-while-the-peer-was-told-to-discard",
+          "a Primary's disk failed and was attached again between its invalidate-remote and the peer's yes: the order "
+          "called it UpToDate, without what was answered with the peer's copy",
+          {"batch": 0.3, "blocks": 40},
+          (("fail", "a", "flush"), ("read", "b", (280, 1, False)), ("cut_one_way", "a"),
+           ("invalidate_remote", "a", None, 0, 1249883368), ("write", "b", (312, 8, True), 100, 3929328916))),
 )  # fmt: skip
 
 
