@@ -215,7 +215,8 @@ class Admin:
         def disconnected(answer: Answer) -> None:
             if self._r.state.conn != Conn.STANDALONE:
                 self.connecting.go_standalone()
-            self._r.attachment.detach(lambda: reply(Answer(lines=warnings)))
+            attachment = self._r.attachment
+            attachment.detach(lambda: reply(Answer(lines=warnings + attachment.trouble)))
 
         self.roles.secondary(args, demoted)
 

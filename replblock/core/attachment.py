@@ -37,6 +37,8 @@ class Attachment:
         self.activity: ActivityLog | None = None
         self._left: MetaStore | None = None
         self._untold: tuple[frozenset[int], int, int] | None = None
+        self.trouble: list[str] = []
+        """What went wrong during the last detach, for whoever ordered it."""
         """What a failed disk's metadata must tell, and may not: the generations it is known by; flags, mask."""
         self.crashed_primary = False
         self.was_degraded = False
@@ -216,6 +218,7 @@ class Attachment:
         """Orderly: everything to disk, clean metadata, then Diskless."""
         r = self._r
         meta, disk = r.meta, r.disk
+        self.trouble = []
         if meta is None or disk is None:
             done()
             return
@@ -240,6 +243,7 @@ class Attachment:
             elif errno:
                 text = f"{r.settings.disk_path}: {os.strerror(errno)} while flushing before detach: detached as it is"
                 r.why("error", "flush-failed-at-detach", text)
+                self.trouble.append(text)
                 meta.save_bitmap()
                 self._note_lost_writes(False)
                 self._drop()
@@ -369,19 +373,14 @@ class Attachment:
         data_lost = what.startswith(("writing", "flushing")) and not metadata
         # after a failed fdatasync nobody knows what is on the disk: it can no more be passed on than lost metadata
         for_good = metadata or what.startswith("flushing")
+        where = f"{r.settings.disk_path}: {os.strerror(errno)} while {what}"
         if r.meta is None:
             return
-        if r.state.disk == Disk.FAILED:  # it is being detached
-            if data_lost and for_good:
-                self._give_up(data_lost=True)  # the flush at the end of that would tell nothing, and find all in order
-            elif data_lost:
-                # who dies before the end of that would come back with a disk that looks good
-                r.meta.save_bitmap()
-                self._note_lost_writes(target_finished)
+        if r.state.disk == Disk.FAILED:
+            self._failed_on_its_way_out(where, data_lost=data_lost, for_good=for_good)
             return
         policy = r.settings.on_io_error
         meaning = io_error(policy, r.state.disk, metadata=for_good)
-        where = f"{r.settings.disk_path}: {os.strerror(errno)} while {what}"
         good_peer = r.state.conn >= Conn.CONNECTED and r.state.pdsk == Disk.UP_TO_DATE
         if meaning.disk == Disk.INCONSISTENT and r.state.disk == Disk.UP_TO_DATE and not good_peer:
             # Inconsistent, it would be overwritten by the first peer that comes, however old that one's data is
@@ -405,6 +404,20 @@ class Attachment:
             return
         tell()
         self._give_up(data_lost=data_lost, target_finished=target_finished)
+
+    def _failed_on_its_way_out(self, where: str, *, data_lost: bool, for_good: bool) -> None:
+        """It is being detached already: who dies before the end of that would come back with a disk that looks good."""
+        r = self._r
+        assert r.meta is not None
+        if not self.trouble:
+            text = f"{where} before detach: detached as it is"
+            r.why("error", "io-error-at-detach", text)
+            self.trouble.append(text)
+        if data_lost and self._untold is None:
+            r.meta.save_bitmap()
+            self._note_lost_writes(False)
+        if for_good:
+            self._give_up(data_lost=data_lost)  # the rest of the detach would tell nothing, and find all in order
 
     def _give_up(self, *, data_lost: bool, target_finished: bool = False) -> None:
         """Detached as it is: the activity log stays, and names what may be missing."""

@@ -44,7 +44,11 @@ class Detaching:
         elif r.state.role == Role.PRIMARY:
             self._frozen = True
             r.primary.freeze(FREEZE)
-            r.primary.drain_log(self._ask)
+            if self._force:
+                r.primary.drain_log(self._ask)  # this disk may hang
+            else:
+                # what has begun here ends here: a good disk has not failed because it goes
+                r.primary.when_written(lambda: r.primary.drain_log(self._ask))
         else:
             self._ask()
 
@@ -76,7 +80,8 @@ class Detaching:
             self._go()
 
     def _go(self) -> None:
-        self._r.attachment.detach(lambda: self._answer(Answer()))
+        attachment = self._r.attachment
+        attachment.detach(lambda: self._answer(Answer(lines=attachment.trouble)))
         self._thaw()
 
     def _thaw(self) -> None:

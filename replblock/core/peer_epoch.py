@@ -57,6 +57,8 @@ class PeerEpoch:
         r = path.resource
 
         def written() -> None:
+            if path.link is not link:
+                return  # what was taken since belongs to an epoch of another connection
             taken, self.taken_by = self.taken_by, None
             if taken is None or not r.settings.disk_flushes:
                 flushed(0)  # none of them was written here: each got its P_NEG_ACK
