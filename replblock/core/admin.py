@@ -26,6 +26,9 @@ from replblock.wire.packets import StateChangeReply, StateChangeRequest
 if TYPE_CHECKING:
     from replblock.core.resource import Resource
 
+PATIENCE_TIMEOUTS = 7
+"""With ko-count 0, so many `timeout`s pass before a peer that lives, and does not answer, is given up."""
+
 ALREADY_PAUSED = (134, "Sync-pause flag is already set")
 NOT_PAUSED = (135, "Sync-pause flag is already cleared")
 
@@ -36,6 +39,7 @@ class Pending(NamedTuple):
     done: Callable[[int | None], None]
     conn: int | None
     """The connection state asked for, if it is one."""
+    asked_ms: int
 
 
 class Admin:
@@ -95,13 +99,17 @@ class Admin:
         r = self._r
         link = r.links.link
         assert link is not None
-        self.pending = Pending(done, fields.get("conn"))
+        self.pending = Pending(done, fields.get("conn"), r.host.now_ms())
         body = StateChangeRequest(*state_mask(**fields)).pack()
         if connection and link.version >= 100:
             r.links.send_connection(Cmd.CONN_ST_CHG_REQ, body)
         else:
             r.links.send(Cmd.STATE_CHG_REQ, body)
-        r.host.timer("admin-ask", max(r.settings.timeout_ms, 4 * r.settings.ping_timeout_ms))
+        self._await_answer()
+
+    def _await_answer(self) -> None:
+        settings = self._r.settings
+        self._r.host.timer("admin-ask", max(settings.timeout_ms, 4 * settings.ping_timeout_ms))
 
     def on_state_reply(self, body: memoryview) -> None:
         """P_STATE_CHG_REPLY, P_CONN_ST_CHG_REPLY."""
@@ -130,10 +138,21 @@ class Admin:
         r.secondary.hold([(Cmd.SYNC_UUID, r.settings.volume, memoryview(bytes(body)))])
 
     def _unanswered(self) -> None:
-        """The peer may still agree, and do it: a connection on which both believe different things must not go on."""
-        if self.pending is not None:
-            text = "the peer did not answer a change of state in time: connecting anew"
-            self._r.links.drop(Conn.NETWORK_FAILURE, "change-not-answered", text)
+        """The peer may still agree, and do it: a connection on which both believe different things must not go on.
+
+        Before it answers, its disk may have to flush for long: while it answers pings it has as long as for a write.
+        """
+        pending = self.pending
+        if pending is None:
+            return
+        r, waited_ms = self._r, self._r.host.now_ms() - pending.asked_ms
+        most_ms = (r.settings.ko_count or PATIENCE_TIMEOUTS) * r.settings.timeout_ms
+        if pending.conn != Conn.DISCONNECTING and waited_ms < most_ms:  # who leaves anyway need not be patient
+            self._await_answer()
+            r.links.ping()
+            return
+        text = f"the peer did not answer a change of state within {waited_ms} ms: connecting anew"
+        r.links.drop(Conn.NETWORK_FAILURE, "change-not-answered", text)
         self._answered(None)
 
     def connection_lost(self) -> None:

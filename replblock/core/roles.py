@@ -109,7 +109,7 @@ class Roles:
             return
         if retcode is None:
             attempt, reply = self._attempt
-            self._try(attempt._replace(tries=attempt.tries + 1), reply)
+            self._try(attempt._replace(tries=attempt.tries + 1, unanswered=True), reply)
         elif retcode < 1:
             self._refused(Code.CW_FAILED_BY_PEER, f"peer answered {retcode}")
         else:
@@ -133,7 +133,11 @@ class Roles:
             self._r.host.timer("admin-promote", self._r.settings.ping_timeout_ms)
         else:
             self._attempt = None
-            reply(self._admin.refused_code(code, None, rule))
+            answer = self._admin.refused_code(code, None, rule)
+            if attempt.unanswered:
+                text = "the connection broke before the peer agreed; try again when it is back"
+                answer.lines.append(f"{text}: replctl wait-connect {self._r.settings.resource}")
+            reply(answer)
 
     def _fenced(self, ok: bool, remedy: Remedy, attempt: Attempt, reply: Reply) -> None:
         """fence-peer ended: what it found stands in the state already."""

@@ -29,7 +29,7 @@ class Remedy(Enum):
 class Attempt(NamedTuple):
     """The promotion so far. `disk`: our disk now; disk_asked, pdsk_asked: already part of the request.
 
-    flushed: what this disk took, alone, is on it for good.
+    flushed: what this disk took, alone, is on it for good. unanswered: the connection broke while the peer was asked.
     """
 
     disk: Disk
@@ -39,6 +39,7 @@ class Attempt(NamedTuple):
     tries: int = 1
     waited: bool = False
     flushed: bool = False
+    unanswered: bool = False
 
 
 class RemedyRule(NamedTuple):
