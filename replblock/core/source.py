@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from replblock.core.host import PENDING, Buffer
 from replblock.core.link import Link
 from replblock.core.overlap import Busy
+from replblock.meta.superblock import Flag
 from replblock.state.names import Conn, Disk
 from replblock.wire.commands import Cmd
 from replblock.wire.errors import ProtocolError
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from replblock.core.metastore import MetaStore
     from replblock.core.resource import Resource
 
+SOURCE = frozenset({Conn.SYNC_SOURCE, Conn.PAUSED_SYNC_S})
 ABOUT_TO_BE_SOURCE = frozenset({Conn.WF_BITMAP_S, Conn.STARTING_SYNC_S})
 
 
@@ -79,7 +81,14 @@ class ResyncSource:
         if size % 512 or not size or (request.sector << 9) + size > r.size_bytes or size > max_bio_bytes(link.version):
             raise ProtocolError(f"resync request for {size} bytes at sector {request.sector}", Cmd.RS_DATA_REQUEST)
         r.secondary.reads.asked(link, size)
-        self._serve(link, request)
+        meta = r.meta
+        if meta is None or r.state.conn not in SOURCE or not meta.flags & Flag.WENT_ON_ALONE:
+            self._serve(link, request)
+            return
+        # The target has begun: its disk says Inconsistent, and does not look as if it had moved on any more. From now
+        # on this disk's changes are no longer its own; and before that is durable the target cannot come to the end.
+        meta.put_flags(0, Flag.WENT_ON_ALONE)
+        meta.save(lambda error: self._serve(link, request))
 
     def _serve(self, link: Link, request: BlockReq) -> None:
         r = self._r

@@ -252,7 +252,9 @@ class Resync:
         r = self._r
         uuids, number = meta.uuids.resync_start_source(r.host.random64())
         meta.put(uuids)
-        meta.put_flags(0, Flag.WENT_ON_ALONE)  # until this node, or a diskless peer on its disk, goes on without
+        if not meta.bitmap.count:
+            # no block of it is only here; else the flag stays until the target has begun, and asks for the first one
+            meta.put_flags(0, Flag.WENT_ON_ALONE)
 
         def durable(error: int) -> None:
             if error or r.links.link is not link or r.state.conn not in ABOUT_TO_BE_SOURCE:
@@ -414,6 +416,7 @@ class Resync:
         assert meta is not None
         r.host.log("info", "resync-done", self._done_text(0))
         meta.put(meta.uuids.resync_done_source())
+        meta.put_flags(0, Flag.WENT_ON_ALONE)  # also where writes of now covered what was marked: nothing was asked for
         self.peer_is_like_us()
         meta.save_bitmap()
         r.change("resync-done", forced=True, conn=Conn.CONNECTED, pdsk=Disk.UP_TO_DATE)
