@@ -74,7 +74,7 @@ class Completion(Resend):
             return
         request = self._unacked.get(ident) or self._received(ident)
         if request is None:
-            self._forgotten |= self._primary and not self._alone_ok  # answered when this disk still was a good one
+            self._forgotten += self._primary and not self._alone_ok  # answered when this disk still was a good one
             return
         if is_copy(request) and not self._alone_ok and self._primary and self._suspends:
             # newer writes to its blocks may be on the peer's disk already: all of them have to follow it once more
@@ -151,6 +151,9 @@ class Completion(Resend):
         self._in_flight_bytes -= request.length_bytes
         if request.op == Op.WRITE:
             request.data = b""
+        elif request.op == Op.FLUSH:
+            if request.errno:
+                self._told = max(self._told, request._order)
         elif request._kept is None:
             request._kept = NOT_KEPT
         request.done(request)
@@ -205,7 +208,7 @@ class Completion(Resend):
         if self._primary and not self._data_in_reach and (self._suspends or self._r.state.suspended):
             self._answered_and_lost(request)
         else:
-            self._forgotten |= self._primary
+            self._forgotten += self._primary
             request.errno = errnos.EIO
         self._complete(request)
 

@@ -26,7 +26,26 @@ class Flushing(Completion):
     @property
     def loss_untold(self) -> bool:
         """Answered writes may be on no disk any more, and no flush of an application has failed since."""
-        return self._forgotten
+        return self._forgotten > self._told
+
+    def hand_in(self, requests: list[Request]) -> None:
+        """A flush notes what is known of losses now: it fails for what is untold, and for what is lost from now on.
+
+        Answered so, it has told of what was known at its hand-in; what was lost later may have been answered since. And
+        it has told those only who come after that answer: whoever handed in a flush before it waits for his own.
+        """
+        if self._forgotten:
+            for request in requests:
+                if request.op == Op.FLUSH:
+                    request._firm, request._order = self.loss_untold, self._forgotten
+
+    def _lost_before(self, request: Request) -> bool:
+        return self._primary and not request.fua and (request._firm or self._forgotten > request._order)
+
+    def _fail(self, request: Request) -> None:
+        request.errno = errnos.EIO
+        self._r.why("error", "lost-before-flush", "a flush fails: answered writes may be on no disk any more")
+        self._complete(request)
 
     # --- zeroes, trim, flush ---
 
@@ -65,11 +84,8 @@ class Flushing(Completion):
         be it after the next promotion.
         """
         self.go()
-        if self._primary and self._forgotten and not request.fua:
-            self._forgotten = not request._firm  # handed in before, it tells nothing of what was answered since
-            request.errno = errnos.EIO
-            self._r.why("error", "lost-before-flush", "a flush fails: answered writes may be on no disk any more")
-            self._complete(request)
+        if self._lost_before(request):
+            self._fail(request)
             return
         if self._primary and not self._data_in_reach:
             self._unflushed(request, bool(self._again))
@@ -114,13 +130,15 @@ class Flushing(Completion):
         if request._net == NET_LOST:
             request._net = NET_PENDING
             self._unflushed(request, True)
+        elif self._lost_before(request):
+            self._fail(request)  # meanwhile
         else:
             self._complete(request)
 
     def _unflushed(self, request: Request, lost: bool) -> None:
         """While suspended it is asked again after the thaw, behind what is sent again."""
         self._no_data(request)
-        self._forgotten |= lost and request.fua and bool(request.errno)
+        self._forgotten += lost and request.fua and bool(request.errno)
 
     # --- epochs ---
 

@@ -85,8 +85,10 @@ class PathState:
         self._not_before_ms = 0
         """The peer could not write what was sent again: it is not asked every millisecond."""
         self._kept_bytes = 0
-        self._forgotten = False
-        """Answered writes whose data is not kept went down with the last copy: the next flush fails."""
+        self._forgotten = 0
+        """How often answered writes whose data is not kept went down with the last copy: a flush has to fail."""
+        self._told = 0
+        """The last of these that a flush which was handed in since has told of, by being answered with an error."""
         self._out: list[Buffer] = []
         self._local: deque[Request] = deque()
         self._going = False

@@ -58,7 +58,7 @@ class Request:
         self._epoch: object = None
         self._parent: Request | None = None
         self._sent_ms = 0
-        self._order = 0
-        self._firm = False          # a write: the peer's disk was asked for; a flush: a loss was known
+        self._order = 0             # a write: its turn when it is sent again; a flush: the losses known at its hand-in
+        self._firm = False          # a write: the peer's disk was asked for; a flush: one of them was untold
         self._elsewhere = False     # there was no disk here, or it failed: only the peer got it
         self._kept: Buffer | None = None

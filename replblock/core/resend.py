@@ -176,14 +176,14 @@ class Resend(PathState):
         kept, request._kept = request._kept, None
         if kept is None:
             if request.op == Op.WRITE and not request.data:
-                self._forgotten = True  # it was answered when this disk had it, too
+                self._forgotten += 1  # it was answered when this disk had it, too
                 return
             if not is_copy(request):
                 return  # parked: it begins anew
             kept = request.data
             self._kept_bytes += request.length_bytes if request.op == Op.WRITE else 0
         elif kept is NOT_KEPT:
-            self._forgotten = True  # so were these; sent again they would overwrite what was written later
+            self._forgotten += 1  # so were these; sent again they would overwrite what was written later
             return
         request._net = NET_FAILED  # its copy counts from now on
         again = Request(

@@ -137,9 +137,7 @@ class Resource:
                 request.done(request)
             if late:
                 requests = [request for request in requests if request.op in (Op.READ, Op.FLUSH)]
-        if self.primary.loss_untold:
-            for request in requests:
-                request._firm = request.op == Op.FLUSH
+        self.primary.hand_in(requests)
         self.primary.submit(requests)
 
     def end_wakeup(self) -> None:

@@ -45,8 +45,7 @@ class Answers(Watch):
         _, what, node, _, before = entry
         if request.errno:
             if request.op == Op.FLUSH:
-                mine = self.ledger(node)
-                mine.flush_refused = max(what, mine.flush_refused)
+                self.ledger(node).refused_flushes.append((what, self.tick()))
             return
         self.ledger(node).answered = self.tick()
         if isinstance(what, Mark):
@@ -111,8 +110,10 @@ class Answers(Watch):
     def _flushed(self, node: Node, seq: int, before: Any) -> None:
         state, mine = node.state, self.ledger(node)
         for mark in mine.untold:
+            # a flush that was handed in before the refusal of another must be refused as well
+            told = max((handed_in for handed_in, answered in mine.refused_flushes if answered < seq), default=-1)
             here = state.disk == Disk.UP_TO_DATE and self.holds(node, mark)  # that disk is back
-            if mine.flush_refused < (mark.acked or 0) < seq and not here and not self.holds(node.peer, mark):
+            if told < (mark.acked or 0) < seq and not here and not self.holds(node.peer, mark):
                 self.fail(2, f"{node.name} answered a flush after it had lost {mark} with its disk and the connection")
         self._durable(node, seq, before, self.protocol == "C")
 
