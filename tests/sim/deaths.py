@@ -104,11 +104,15 @@ class Deaths(Answers):
             ledger.lost_power = self.tick()
             gone = {m for m in ledger.acked if node.name not in m.durable}
             ledger.acked -= gone
-            (ledger.dropped if self._under_a_primary(node) else ledger.forgiven).update(gone)
+            if self._under_a_primary(node):
+                ledger.dropped |= gone
+            else:
+                ledger.forgiven |= gone
+                ledger.unnoticed |= gone  # also where the peer, promoted since, shows them to its users
         if ledger.untellable and was_on and self.last_role.get(node.name) == Role.PRIMARY:
             # of two failures, of its data and of its metadata, it died before anybody could be told: unless the peer
             # has moved on meanwhile it is the source by rule 40. What a failed flush lost may show only after its death
-            ledger.unnoticed = (self.ledger(node.peer).acked - ledger.acked) | ledger.dropped_cache
+            ledger.unnoticed |= (self.ledger(node.peer).acked - ledger.acked) | ledger.dropped_cache
             ledger.unnoticed |= self._not_flushed(node) if node.platter.spoiled else set()
             there = node.peer.state
             if not (node.peer.on and there.conn >= Conn.CONNECTED and there.pdsk < Disk.INCONSISTENT):  # it was told
