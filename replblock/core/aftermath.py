@@ -86,11 +86,13 @@ class Aftermath:
         if old.disk >= Disk.CONSISTENT > new.disk >= Disk.INCONSISTENT:
             # from now on the peer's copy decides: who dies before that is durable would come back as if its own did
             self.freeze_until_saved("disk-worse", for_good=False)
-        if meta.superblock != before:
+        if meta.superblock == before:
+            return
+        if peers_last_copy(new) and self._r.secondary.link is not None:
+            # it writes on: the new generation tells of that, and the log counts under PRIMARY_IND only
+            self._r.secondary.hold_until(lambda go_on: meta.save(lambda error: go_on()))
+        else:
             meta.save()
-            if peers_last_copy(new) and self._r.secondary.link is not None:
-                # it writes on: the new generation tells of that, and the log counts under PRIMARY_IND only
-                self._r.secondary.hold_until(lambda go_on: meta.save(lambda error: go_on()))
 
     def _note_changes_of_our_own(self, meta: MetaStore, new: State) -> None:
         """A resync that was cut off leaves its bitmap in use, and no new generation is minted then.

@@ -162,9 +162,11 @@ class PrimaryPath(Reads, Flushing):
         local = self._local
         if local:
             outer, self._going = self._going, True
-            while local:
-                self._write_here(local.popleft())
-            self._going = outer
+            try:
+                while local:
+                    self._write_here(local.popleft())
+            finally:
+                self._going = outer
             if self._retries:
                 self._retry()
 

@@ -195,7 +195,7 @@ _PASS_ON = IoError("io-error-passed-on", Disk.INCONSISTENT, None,
 _STAYS = IoError("io-error-on-bad-disk", None, None,
                  "on-io-error pass_on: the disk was not better than Inconsistent before.")
 _DETACH = IoError("io-error-detaches", Disk.FAILED, None,
-                  "The disk failed and is detached; the peer's copy serves alone.")
+                  "The disk failed and is detached: only a good copy at a connected peer serves from now on.")
 _CALL = IoError("io-error-calls-handler", Disk.FAILED, "local-io-error",
                 "on-io-error call-local-io-error: the handler is called, then the disk is detached.")
 IO_ERRORS: tuple[IoError, ...] = (_PASS_ON, _STAYS, _DETACH, _CALL)

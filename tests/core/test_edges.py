@@ -7,9 +7,11 @@ import errno
 
 import pytest
 
-from replblock.core.requests import Op
+from replblock.core.host import Done
+from replblock.core.metastore import MetaStore
+from replblock.core.requests import Op, Request
 from replblock.meta.superblock import Superblock
-from replblock.state.names import Conn, Role
+from replblock.state.names import Conn, Disk, Role
 from replblock.wire.commands import Cmd
 from replblock.wire.flags import ID_SYNCER
 from replblock.wire.packets import BlockAck, BlockReq
@@ -155,3 +157,58 @@ def test_a_primary_that_loses_a_split_brain_by_policy_stays_demoted() -> None:
     world.settle()
     assert world.a.resource.state.role == Role.SECONDARY
     assert world.same_data() and bytes(world.a.disk.content[:4096]) != NEW
+
+
+def test_an_exception_of_the_disk_ends_the_turn_it_came_in() -> None:
+    """Whoever frees a range sends what waited for it, unless a turn is under way that will: there is none any more."""
+    world = World(31).pair()
+    world.write(world.a, 0, bytes(4096))
+    primary, disk = world.a.resource.primary, world.a.resource.disk
+    assert disk is not None
+
+    def broken(offset: int, data: bytes, done: object) -> int:
+        raise ValueError("no such place")
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(disk, "write", broken)
+        with pytest.raises(ValueError, match="no such place"):
+            world.a.resource.submit([Request(Op.WRITE, 0, 4096, lambda request: None, bytes(4096))])
+    assert not primary._going
+    world.write(world.a, 8192, b"8" * 4096)
+
+
+def test_a_promotion_of_a_diskless_peer_writes_the_superblock_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it writes waits for that."""
+    world = World(32).pair()
+    world.ok(world.a, "detach")
+    world.run(2000)
+    world.kill(world.a)
+    world.boot(world.a)
+    world.ok(world.a, "connect")
+    b = world.b.resource
+    world.run_until(lambda: b.state.peer == Role.SECONDARY and b.is_idle() and not world.b.busy_with_metadata)
+    saves: list[int] = []
+    save = MetaStore.save
+
+    def counted(meta: MetaStore, done: Done | None = None) -> None:
+        saves.append(world.now)
+        save(meta, done)
+
+    monkeypatch.setattr(MetaStore, "save", counted)
+    assert b.change("peer-requests", forced=True, peer=Role.PRIMARY) is None
+    assert len(saves) == 1 and b.secondary.holding
+    world.run(100)
+    assert not b.secondary.holding
+
+
+def test_what_is_said_of_a_failed_disk_is_true_without_a_peer() -> None:
+    """Nothing serves then."""
+    world = World(33)
+    world.up(world.a, connect=False)
+    world.ok(world.a, "primary", force=True)
+    resource = world.a.resource
+    resource.disk_failed(errno.EIO, "writing")
+    world.a.finish()
+    assert resource.state.disk < Disk.INCONSISTENT
+    said = next(line for line in world.a.lines if "io-error-detaches" in line and "error" in line)
+    assert "only a good copy at a connected peer serves" in said
