@@ -233,6 +233,7 @@ class Handshake:
         if link is not None and link.features & flags.FEATURE_ORDERED:
             word |= flags.UUID_WENT_ON_ALONE if meta.flags & Flag.WENT_ON_ALONE else 0
             word |= flags.UUID_LOST_WRITES if meta.flags & Flag.LOST_WRITES else 0
+            word |= flags.UUID_OUTDATED if r.disk_after_negotiation == Disk.OUTDATED else 0
         r.last_sent_bits = meta.bitmap.count
         r.links.send(Cmd.UUIDS, Uuids(*meta.uuids, meta.bitmap.count, word).pack())
 

@@ -19,6 +19,7 @@ from replblock.state.transitions import Rules, check, check_connection, sanitize
 
 # Flags of P_UUIDS.
 UUIDS_DISCARD_MY_DATA, UUIDS_CRASHED_PRIMARY, UUIDS_INCONSISTENT, UUIDS_SKIP_INITIAL_SYNC = 1, 2, 4, 8
+UUIDS_OUTDATED = 1 << 26  # between replblock nodes
 SKIP_SYNC_SINCE_VERSION = 90
 
 
@@ -47,6 +48,8 @@ def real_peer_disk(disk: Disk, uuid_flags: int) -> Disk:
     """While the peer attaches (Negotiating), a flag of its P_UUIDS says what its disk is worth."""
     if disk != Disk.NEGOTIATING:
         return disk
+    if uuid_flags & UUIDS_OUTDATED:
+        return Disk.OUTDATED  # a kernel peer does not say so
     return Disk.INCONSISTENT if uuid_flags & UUIDS_INCONSISTENT else Disk.CONSISTENT
 
 

@@ -57,6 +57,7 @@ UUID_INCONSISTENT: Final = 4            # only meaningful while the sender's dis
 UUID_SKIP_INITIAL_SYNC: Final = 8       # since 90
 UUID_WENT_ON_ALONE: Final = 1 << 24     # ours, between replblock nodes
 UUID_LOST_WRITES: Final = 1 << 25       # ours, too
+UUID_OUTDATED: Final = 1 << 26          # ours, too; like UUID_INCONSISTENT
 
 # block_id values that are not a sender's private cookie
 ID_SYNCER: Final = b"\xff" * 8          # resync and verify traffic; never the id of an application's write

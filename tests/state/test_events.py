@@ -82,6 +82,7 @@ def test_peer_state_is_total():
 def test_real_peer_disk():
     assert real_peer_disk(Disk.NEGOTIATING, peer.UUIDS_INCONSISTENT) == INC
     assert real_peer_disk(Disk.NEGOTIATING, 0) == CON
+    assert real_peer_disk(Disk.NEGOTIATING, peer.UUIDS_OUTDATED) == OUT
     assert real_peer_disk(OUT, peer.UUIDS_INCONSISTENT) == OUT
 
 
