@@ -189,8 +189,11 @@ class ResyncSource:
                 there = r.links.link is link and r.meta is meta and not meta.bitmap.count
                 r.attachment.failed(error, "flushing at the end of the resync", target_finished=there)
                 return
-            if r.links.link is link and r.meta is meta and not meta.bitmap.count:
-                r.sync.finished_as_source()
+            if r.links.link is link and r.meta is meta:
+                if meta.bitmap.count:
+                    self.target_finished()  # a write failed meanwhile: the end has to be looked at again
+                else:
+                    r.sync.finished_as_source()
 
         meta.flush(flushed)
 

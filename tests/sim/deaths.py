@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from replblock.state.names import Conn, Disk, Role
-from tests.sim.answers import Answers
+from tests.sim.answers import TARGET, Answers
 from tests.sim.ledger import Mark
 from tests.sim.marked import unmarked
 
@@ -58,8 +58,12 @@ class Deaths(Answers):
             self.last_role[node.name] = self._serves(node)
         ledger = self.ledger(node)
         ledger.judged_from = ledger.promoting = None
-        if was_on and node.state.role == Role.PRIMARY != self.seen_role.get(node.name) and self._alone(node.state):
-            ledger.promoted = self.tick()  # in the middle of that; its generation may stand on disk already
+        seen = self.seen.pop(node.name, None)
+        if was_on and seen is not None and seen != node.state:
+            # in the middle of a change, which may stand on disk already
+            if node.state.role == Role.PRIMARY != seen.role and self._alone(node.state):
+                ledger.promoted = self.tick()
+            self._disk_fails(node, seen, node.state)
         ledger.only_in_memory = was_on and node.state.disk == Disk.UP_TO_DATE
         # also what it had written before, and its next attach cannot make durable
         primary = was_on and Role.PRIMARY in (node.state.role, self.last_role.get(node.name))
@@ -73,7 +77,21 @@ class Deaths(Answers):
             ledger.dropped -= ledger.dropped_cache
         self.pending = {k: v for k, v in self.pending.items() if v[2] is not node}
         self.decisions.pop(node.name, None)
-        self.seen_role.pop(node.name, None)
+
+    def _disk_fails(self, node: Node, old: Any, new: Any) -> None:
+        ledger = self.ledger(node)
+        if new.disk == Disk.FAILED and node.platter.failing:
+            ledger.disk_failed = True
+            ledger.metadata_failed |= "meta" in node.platter.failing
+            if new.conn >= Conn.CONNECTED:
+                ledger.failed_connected = self.tick()
+        if old.disk == Disk.UP_TO_DATE and new.disk == Disk.INCONSISTENT and new.conn >= Conn.CONNECTED and (
+            new.conn not in TARGET and node.platter.failing and node.settings.on_io_error == "pass_on"
+        ):
+            # the peer's copy is the only good one now; what was answered before and is not for good on the peer's disk
+            # was promised together with this disk only (docs/promises.md: the next flush fails)
+            ledger.disk_failed = True
+            ledger.failed_connected = self.tick()
 
     def _serves(self, node: Node) -> Role:
         """A promotion alone that was not answered is none yet: nothing of it need be durable."""

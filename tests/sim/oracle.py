@@ -28,7 +28,7 @@ class Oracle(Deaths):
         if old == new:
             return
         ledger = self.ledger(node)
-        self.seen_role[node.name] = new.role
+        self.seen[node.name] = new
         if old.role != new.role:
             ledger.judged_from = ledger.promoting = None
         if old.role != Role.PRIMARY and new.role == Role.PRIMARY:
@@ -37,18 +37,7 @@ class Oracle(Deaths):
             ledger.peer_good = self.tick()
             if new.conn >= Conn.CONNECTED and new.disk == Disk.UP_TO_DATE:
                 self._also_there(node)
-        if new.disk == Disk.FAILED and node.platter.failing:
-            ledger.disk_failed = True
-            ledger.metadata_failed |= "meta" in node.platter.failing
-            if new.conn >= Conn.CONNECTED:
-                ledger.failed_connected = self.tick()
-        if old.disk == Disk.UP_TO_DATE and new.disk == Disk.INCONSISTENT and new.conn >= Conn.CONNECTED and (
-            new.conn not in TARGET and node.platter.failing and node.settings.on_io_error == "pass_on"
-        ):
-            # the peer's copy is the only good one now; what was answered before and is not for good on the peer's disk
-            # was promised together with this disk only (docs/promises.md: the next flush fails)
-            ledger.disk_failed = True
-            ledger.failed_connected = self.tick()
+        self._disk_fails(node, old, new)
         if new.conn in TARGET and new.disk == Disk.UP_TO_DATE:
             self.fail(3, f"{node.name} calls itself UpToDate in {new.conn.label}: the peer's data is newer")
         if new.conn == Conn.WF_REPORT_PARAMS != old.conn:

@@ -36,7 +36,7 @@ class Watch:
         """Nodes whose operator ordered their data away."""
         self.decisions: dict[str, tuple[Any, Any]] = {}
         self.last_role: dict[str, Role] = {}
-        self.seen_role: dict[str, Role] = {}
+        self.seen: dict[str, Any] = {}
         self.met_life: dict[str, int] = {}
         """With which life of its peer a node is connected."""
         self.last_decision: dict[str, Any] = {}
