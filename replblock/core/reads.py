@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno as errnos
 from functools import partial
+from typing import TYPE_CHECKING
 
 from replblock.core.completion import Completion
 from replblock.core.host import PENDING, Buffer
@@ -15,6 +16,9 @@ from replblock.wire.commands import Cmd
 from replblock.wire.errors import ProtocolError
 from replblock.wire.headers import pack_header
 from replblock.wire.packets import BLOCK_ACK_BODY, BlockReq, Data
+
+if TYPE_CHECKING:
+    from replblock.core.metastore import MetaStore
 
 
 class Reads(Completion):
@@ -33,7 +37,7 @@ class Reads(Completion):
                 and not meta.bitmap.any_set(start >> 12, -(-end // 4096))
             )
         ):
-            result = disk.read(start, request.length_bytes, partial(self._read_later, request))
+            result = disk.read(start, request.length_bytes, partial(self._read_later, request, meta))
             if not isinstance(result, int):
                 self.read_sectors += request.length_bytes >> 9
                 request.data = result
@@ -45,9 +49,12 @@ class Reads(Completion):
             return
         self._read_there(request)
 
-    def _read_later(self, request: Request, error: int, data: Buffer) -> None:
+    def _read_later(self, request: Request, meta: MetaStore, error: int, data: Buffer) -> None:
         self._reading -= 1
-        self._read_here(request, error, data)
+        if error or (meta is self._r.meta and self._has_disk):
+            self._read_here(request, error, data)
+        else:
+            self._read(request)  # a disk that was given up meanwhile may have lost what was answered, and read so
 
     def _read_here(self, request: Request, error: int, data: Buffer) -> None:
         if error:

@@ -212,3 +212,16 @@ def test_what_is_said_of_a_failed_disk_is_true_without_a_peer() -> None:
     assert resource.state.disk < Disk.INCONSISTENT
     said = next(line for line in world.a.lines if "io-error-detaches" in line and "error" in line)
     assert "only a good copy at a connected peer serves" in said
+
+
+def test_a_read_that_ends_on_a_disk_given_up_meanwhile_is_asked_of_the_peer() -> None:
+    """A disk that fails a flush may lose what it had in its cache, and a read under way there finds something older."""
+    world = World(34).pair()
+    world.a.disk.slow_share = world.b.disk.slow_share = 0
+    world.write(world.a, 0, b"n" * 4096)
+    world.a.disk.slow_share, world.a.disk.slow_ms = 1, 1000
+    read = world.submit(world.a, Op.READ, 0, 4096)
+    world.a.resource.disk_failed(errno.EIO, "flushing")
+    world.a.finish()
+    world.a.disk.content[:4096] = b"o" * 4096
+    assert world.wait(read).errno == 0 and bytes(read.data) == b"n" * 4096
