@@ -46,7 +46,7 @@ class Completion(Resend):
         request = self._unacked.pop(ident, None)
         if request is None:
             raise ProtocolError(f"an ack for the unknown write {ident.hex()}", Cmd.RS_WRITE_ACK)
-        request._net = NET_IN_SYNC
+        request._net = NET_IN_SYNC if ID.unpack(ident)[0] > self._unsure_ident else NET_OK
         request._waits &= ~NET
         if not request._waits:
             self._complete(request)
@@ -58,6 +58,7 @@ class Completion(Resend):
             self._r.sync.source.on_neg_ack(sector, size)
             return
         self._r.secondary.check_range(sector, size, Cmd.NEG_ACK)
+        self._unsure_ident = self._ident
         self._r.sync.source.write_failed()
         meta = self._r.meta
         if meta is not None:

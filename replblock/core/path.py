@@ -109,6 +109,8 @@ class PathState:
         """This disk became a good one, and the peer may still take its own for the last copy."""
         self._untold_ident = 0
         """The last write that was sent before the peer said that it knows."""
+        self._unsure_ident = 0
+        """The last write that was sent before the peer's disk failed one: the acks of those leave nothing in sync."""
         self._begins_here = False
         """Writes that begin now go to this disk; else, if there is one, they are marked and come with the resync."""
         self._flags = 0
@@ -134,6 +136,7 @@ class PathState:
         conn, pdsk = s.conn, s.pdsk
         if old.pdsk >= Disk.INCONSISTENT > pdsk:
             self._mark_unflushed()  # whatever the peer had not flushed may be missing when its disk comes back
+            self._unsure_ident = self._ident
         self._remote = self._link is not None and (
             (pdsk == Disk.UP_TO_DATE and conn >= Conn.CONNECTED)
             or (pdsk >= Disk.INCONSISTENT and Conn.WF_BITMAP_T <= conn < Conn.AHEAD)

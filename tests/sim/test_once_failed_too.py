@@ -375,6 +375,15 @@ FOUND = (
           {"batch": 0.3, "blocks": 40},
           (("fail", "a", "flush"), ("read", "b", (280, 1, False)), ("cut_one_way", "a"),
            ("invalidate_remote", "a", None, 0, 1249883368), ("write", "b", (312, 8, True), 100, 3929328916))),
+    Found("older-write-acked-after-a-newer-one-was-refused",
+          "a target's disk was detached by force; of two writes to a block the newer one was refused, then the older "
+          "one acknowledged as in sync: that cleared the newer one's mark",
+          {"batch": 0.3, "blocks": 40, "delay_ms": 15, "slow_share": 0.0},
+          (("write", "p", (0, 8, False), 5, 1516810169), ("invalidate_remote", "p", None, 60, 4166133178),
+           ("zero", "p", (5, 8, True), 0, 3940983408), ("flush", "p", None, 0, 2480160475),
+           ("write", "p", (200, 8, False)), ("write", "p", (0, 1, False), 5, 4285894498),
+           ("wait", "p", None, 8, 2554824777), ("write", "p", (0, 40, False), 2, 3681247001), ("detach_force", "s"),
+           ("flush", "p", None, 5), ("write", "p", (205, 1, False)))),
 )  # fmt: skip
 
 
