@@ -278,6 +278,7 @@ class Attachment:
         r.handshake.expose_peers_data()
         if r.state.conn >= Conn.CONNECTED:
             r.send_state()
+        r.sync.source.all_written()
         r.primary.disk_changed()
         r.primary.disk_lost()
         if disk is not None:

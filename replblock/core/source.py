@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from replblock.core.resource import Resource
 
 SOURCE = frozenset({Conn.SYNC_SOURCE, Conn.PAUSED_SYNC_S})
+MOST_UNWRITTEN = 64
+"""Places where writes failed that are known one by one; of more, only from where to where they are."""
 ABOUT_TO_BE_SOURCE = frozenset({Conn.WF_BITMAP_S, Conn.STARTING_SYNC_S})
 
 
@@ -36,7 +38,7 @@ class ResyncSource:
         self._finishing = False
         self._failures = 0
         """Blocks that could not be read here or written there since this resync began."""
-        self._unwritten = 0, 0
+        self._unwritten: list[tuple[int, int]] = []
         """Where writes of the application failed on this disk while the connection stood: from, to."""
 
     def when_durable(self, start: Callable[[MetaStore, Link], None]) -> None:
@@ -152,14 +154,27 @@ class ResyncSource:
         What an ack is for, and what has been sent since, nobody can tell: such blocks stay marked until the connection
         is made anew.
         """
-        start, end = self._unwritten
-        if not (offset_bytes < end and start < offset_bytes + length_bytes):
+        upto = offset_bytes + length_bytes
+        if not any(offset_bytes < end and start < upto for start, end in self._unwritten):
             self._r.sync.clear_bits(offset_bytes, length_bytes)
 
     def not_written(self, offset_bytes: int, length_bytes: int) -> None:
         """This disk failed a write that the peer may have."""
-        start, end = self._unwritten
-        self._unwritten = min(start, offset_bytes) if end else offset_bytes, max(end, offset_bytes + length_bytes)
+        if self._r.meta is None:
+            return  # the disk is gone, and with it what was known of it
+        start, end, apart = offset_bytes, offset_bytes + length_bytes, []
+        for known in self._unwritten:
+            if known[1] < start or end < known[0]:
+                apart.append(known)
+            else:
+                start, end = min(start, known[0]), max(end, known[1])
+        self._unwritten = [*apart, (start, end)]
+        if len(self._unwritten) > MOST_UNWRITTEN:
+            self._unwritten = [(min(first for first, _ in self._unwritten), max(last for _, last in self._unwritten))]
+
+    def all_written(self) -> None:
+        """The disk of before is gone, or has got all that the peer has."""
+        self._unwritten = []
 
     def on_neg_ack(self, sector: int, size_bytes: int) -> None:
         """The target could not write it: the blocks stay marked."""
@@ -226,4 +241,4 @@ class ResyncSource:
     def reset(self) -> None:
         """The connection is gone."""
         self._finishing = False
-        self._unwritten = 0, 0
+        self.all_written()

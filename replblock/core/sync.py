@@ -388,6 +388,7 @@ class Resync:
             peers = Generations(theirs.current, theirs.bitmap, theirs.history0, theirs.history1)
             meta.put(meta.uuids.resync_done_target(peers, r.state.role == Role.PRIMARY))
             self.peer_is_like_us()
+            self.source.all_written()
             # a kernel says nothing at the end of a resync it was the source of
             self.target.end_unconfirmed = link is not None and bool(link.features & FEATURE_ORDERED)
             # until the disk itself says so, it is the target again when it comes back: no answer may count with it
