@@ -30,12 +30,19 @@ class PeerEpoch:
     def __init__(self, path: SecondaryPath) -> None:
         self._path = path
         self.size = 0
+        self._barriers = 0
+        """Barriers of this connection that wait for their flush."""
         self.taken_by: MetaStore | None = None
         """The disk that took the writes of this epoch."""
 
+    @property
+    def unflushed(self) -> bool:
+        """Writes came that no barrier ack covers."""
+        return self.size > 0 or self._barriers > 0
+
     def begin(self) -> None:
         """A new connection."""
-        self.size = 0
+        self.size = self._barriers = 0
         self.taken_by = None
 
     def flushed_all(self) -> None:
@@ -50,6 +57,7 @@ class PeerEpoch:
         barrier = Barrier.unpack(body).barrier
         size, self.size = self.size, 0
         if size:  # an empty epoch gets no ack
+            self._barriers += 1
             self._path.hold_until(partial(self._flush, link, barrier, size))
 
     def _flush(self, link: Link, barrier: bytes, size: int, go_on: Callable[[], None]) -> None:
@@ -77,6 +85,7 @@ class PeerEpoch:
                     r.links.drop(Conn.NETWORK_FAILURE, "epoch-not-flushed", text)
                 return
             if path.link is link:
+                self._barriers -= 1
                 path.ack_epoch(link, barrier, size)
             go_on()
 

@@ -54,7 +54,8 @@ class SecondaryPath:
         """Saves of the metadata that acknowledgements wait for."""
         self._held: list[tuple[int, int, memoryview]] = []
         self._holds = 0
-        """What the data connection waits for: a barrier for its flush, a new generation for the metadata."""
+        """How many wait with the data connection held back: barriers for their flush, new generations for the metadata,
+        a resync for the writes before it, a request of the peer for a flush or an answer, a full queue for room."""
         self.epoch = PeerEpoch(self)
         self._last = 0, 0
         """The last write of this connection: sector and bytes."""
@@ -77,7 +78,7 @@ class SecondaryPath:
     @property
     def unflushed(self) -> bool:
         """Writes of the peer are here that no barrier ack covers."""
-        return self._link is not None and (self.epoch.size > 0 or self.holding)
+        return self._link is not None and self.epoch.unflushed
 
     @property
     def unacked(self) -> int:

@@ -80,3 +80,39 @@ def test_of_many_failed_writes_every_one_counts() -> None:
     left = [block for block in range(bitmap.bits) if bitmap.next_set(block) == block]
     assert set(failed) <= set(left)
     assert (left[0], left[-1]) == (failed[0], failed[-1])
+
+
+def test_a_failed_flush_before_a_resync_is_no_loss_of_what_the_peer_wrote() -> None:
+    """The peer wrote nothing: it stays connected, and the disk may come back. It would be refused on a new connection."""
+    world = World(5, size_bytes=16 * MIB).pair()
+    world.write(world.a, 0, b"1" * BLOCK)
+    world.flush(world.a)
+    world.settle()
+    world.a.disk.fail_flushes = True
+    world.ok(world.a, "invalidate_remote")
+    world.run(5000)
+    world.a.disk.fail_flushes = False
+    assert world.a.resource.state.disk == Disk.DISKLESS
+    assert world.a.resource.state.conn == Conn.CONNECTED
+    assert world.a.resource.links.losses == 0
+    world.ok(world.a, "attach", **world.a.open_disk())
+    world.settle()
+    assert world.same_data()
+
+
+def test_the_peers_writes_are_unflushed_from_their_coming_to_their_barrier_ack() -> None:
+    """Their disk's failure costs the connection all that time."""
+    world = World(6, size_bytes=16 * MIB).pair()
+    world.flush(world.a)
+    world.settle()
+    path = world.b.resource.secondary
+    assert not path.unflushed
+    world.b.disk.slow_share, world.b.disk.slow_ms = 1.0, 500
+    world.submit(world.a, Op.WRITE, 0, BLOCK, b"1" * BLOCK)
+    world.run_until(lambda: path.epoch.size > 0)
+    assert path.unflushed
+    flush = world.submit(world.a, Op.FLUSH)
+    world.run_until(lambda: path.epoch.size == 0)
+    assert path.unflushed and not world.answered(flush)
+    world.settle()
+    assert world.answered(flush) and not path.unflushed
