@@ -263,10 +263,18 @@ class Life(Cluster):
         for host in (w.a, w.b):
             w.run_until(lambda host=host: host.resource.state.conn >= Conn.CONNECTED)  # type: ignore[misc]
             if host.resource.state.disk == Disk.DISKLESS:
-                w.command(host, "attach", **host.open_disk())
+                self._attach(host)
             elif host.resource.state.disk == Disk.INCONSISTENT and host.resource.state.conn == Conn.CONNECTED:
                 w.command(host, "invalidate")  # on-io-error pass_on left it so
         w.settle()
+
+    def _attach(self, host: SimHost) -> None:
+        """Until it stays: while the peer has not heard of the disk that failed, it may be refused."""
+        for _ in range(5):
+            self.world.command(host, "attach", **host.open_disk())
+            self.world.run(2000)
+            if host.resource.state.disk != Disk.DISKLESS:
+                return
 
     def _stuck(self) -> bool:
         """Frozen for lack of data, and nothing but an operator brings it back."""

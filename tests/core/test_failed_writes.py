@@ -83,7 +83,7 @@ def test_of_many_failed_writes_every_one_counts() -> None:
 
 
 def test_a_failed_flush_before_a_resync_is_no_loss_of_what_the_peer_wrote() -> None:
-    """The peer wrote nothing: it stays connected, and the disk may come back. It would be refused on a new connection."""
+    """The peer wrote nothing: it stays connected, and the disk may come back; a new connection would refuse it."""
     world = World(5, size_bytes=16 * MIB).pair()
     world.write(world.a, 0, b"1" * BLOCK)
     world.flush(world.a)
