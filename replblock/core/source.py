@@ -14,6 +14,7 @@ from replblock.meta.superblock import Flag
 from replblock.state.names import Conn, Disk
 from replblock.wire.commands import Cmd
 from replblock.wire.errors import ProtocolError
+from replblock.wire.flags import FEATURE_ORDERED
 from replblock.wire.limits import max_bio_bytes
 from replblock.wire.packets import BlockAck, BlockReq
 
@@ -50,6 +51,11 @@ class ResyncSource:
         r = self._r
         meta, link = r.meta, r.links.link
         if meta is None or link is None:
+            return
+        if not link.features & FEATURE_ORDERED:
+            # a kernel peer calls its disk Inconsistent, whole as it is, when ours fails before the resync begins
+            if r.state.conn in ABOUT_TO_BE_SOURCE:
+                start(meta, link)
             return
 
         def written(go_on: Callable[[], None]) -> None:

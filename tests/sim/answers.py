@@ -59,6 +59,7 @@ class Answers(Watch):
         """A write to this node's disk fails."""
         for sector in range(offset >> 9, (offset + length) >> 9):
             for mark in self.ledger(node).at.get(sector, ()):
+                self.ledger(node).received.pop(mark, None)  # and says so; by force it is taken without
                 if mark.acked is None:
                     mark.refused.add(node.name)
 
@@ -104,7 +105,7 @@ class Answers(Watch):
             return
         if held and self.shows(peer, mark):
             theirs.acked.add(mark)
-        elif self.protocol == "B":
+        elif self.protocol == "B" and peer.name not in mark.refused:
             theirs.received[mark] = self.met_life[node.name]  # its ack may come after that one's death
 
     def _flushed(self, node: Node, seq: int, before: Any) -> None:
