@@ -83,7 +83,8 @@ class Aftermath:
         self._note_changes_of_our_own(meta, new)
         if old.disk >= Disk.INCONSISTENT or new.disk >= Disk.INCONSISTENT:
             self._r.exposed_uuid = meta.uuids.current
-        if old.disk >= Disk.CONSISTENT > new.disk >= Disk.INCONSISTENT:
+        worse = old.disk >= Disk.CONSISTENT > new.disk >= Disk.INCONSISTENT
+        if worse:
             # from now on the peer's copy decides: who dies before that is durable would come back as if its own did
             self.freeze_until_saved("disk-worse", for_good=False)
         if meta.superblock == before:
@@ -91,7 +92,7 @@ class Aftermath:
         if peers_last_copy(new) and self._r.secondary.link is not None:
             # it writes on: the new generation tells of that, and the log counts under PRIMARY_IND only
             self._r.secondary.hold_until(lambda go_on: meta.save(lambda error: go_on()))
-        else:
+        elif not worse:
             meta.save()
 
     def _note_changes_of_our_own(self, meta: MetaStore, new: State) -> None:

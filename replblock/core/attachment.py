@@ -37,9 +37,9 @@ class Attachment:
         self.activity: ActivityLog | None = None
         self._left: MetaStore | None = None
         self._untold: tuple[frozenset[int], int, int] | None = None
+        """What a failed disk's metadata must tell, and may not: the generations it is known by; flags, mask."""
         self.trouble: list[str] = []
         """What went wrong during the last detach, for whoever ordered it."""
-        """What a failed disk's metadata must tell, and may not: the generations it is known by; flags, mask."""
         self.crashed_primary = False
         self.was_degraded = False
         """PRIMARY_IND without CONNECTED_IND at the last attach: degr-wfc-timeout applies."""
@@ -375,8 +375,8 @@ class Attachment:
         # after a failed fdatasync nobody knows what is on the disk: it can no more be passed on than lost metadata
         for_good = metadata or what.startswith("flushing")
         where = f"{r.settings.disk_path}: {os.strerror(errno)} while {what}"
-        if r.meta is None:
-            return
+        if r.meta is None or r.state.disk < Disk.FAILED:
+            return  # an attach that does not succeed says so itself
         if r.state.disk == Disk.FAILED:
             self._failed_on_its_way_out(where, data_lost=data_lost, for_good=for_good)
             return
@@ -411,7 +411,7 @@ class Attachment:
         r = self._r
         assert r.meta is not None
         if not self.trouble:
-            text = f"{where} before detach: detached as it is"
+            text = f"{where} during the detach" + (": detached as it is" if for_good else "")
             r.why("error", "io-error-at-detach", text)
             self.trouble.append(text)
         if data_lost and self._untold is None:
