@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 
 from tests.sim.exhaustive import SETS, count, schedules
-from tests.sim.history import long_history
+from tests.sim.seeds import history_of
 from tests.sim.shrink import Failure, play, shrink
 
 BATCH = 10
@@ -24,7 +24,7 @@ BATCH = 10
 
 def one(seed: int) -> int:
     """Replay one seed, with its trace."""
-    history = long_history(seed)
+    history = history_of(seed)
     failure = play(history, trace=True)
     if failure is None:
         print(f"seed {seed}: {len(history.events)} events, all promises kept")
@@ -48,7 +48,7 @@ def batch(seeds: range) -> list[tuple[int, str]]:
     """The failures among these seeds."""
     found = []
     for seed in seeds:
-        failure = play(long_history(seed))
+        failure = play(history_of(seed))
         if failure is not None:
             found.append((seed, failure.text))
     return found
@@ -120,7 +120,7 @@ def campaign(first: int, count: int, jobs: int, keep_going: bool) -> int:
     if bad and not keep_going:
         seed = min(bad)
         print(f"shrinking seed {seed}; replay it with: make sim SEED={seed}")
-        history = long_history(seed)
+        history = history_of(seed)
         failure = play(history)
         if failure is not None:
             report(history, failure)

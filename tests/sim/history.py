@@ -108,7 +108,8 @@ def setup(rng: random.Random) -> dict[str, Any]:
     }
 
 
-def _argument(kind: str, rng: random.Random, spots: list[int], blocks: int) -> Any:
+def argument(kind: str, rng: random.Random, spots: list[int], blocks: int) -> Any:
+    """What an event of this kind says more: blocks, a failure, a number of ms."""
     if kind in ("write", "zero", "trim", "read"):
         block = rng.choice(spots)
         count = rng.choice([1, 1, 2, 8, 8, 8, 8, 16, 40])
@@ -131,7 +132,7 @@ def _argument(kind: str, rng: random.Random, spots: list[int], blocks: int) -> A
         return once(rng)
     if kind == "crowd":
         verb = rng.choice([None, None, "secondary", "detach", "disconnect", "connect", "attach", "invalidate"])
-        return crowd(rng, lambda each: _argument(each, rng, spots, blocks), verb)
+        return crowd(rng, lambda each: argument(each, rng, spots, blocks), verb)
     return None
 
 
@@ -151,7 +152,7 @@ def long_history(seed: int, events: int = LONG_EVENTS) -> History:
     made = []
     for kind in rng.choices(kinds, weights, k=events + rng.randrange(40)):
         wait = rng.choice(LONG_WAITS) if kind == "wait" or rng.random() < 0.05 else rng.choice(WAITS)
-        made.append(Event(kind, rng.choice("ab"), _argument(kind, rng, spots, blocks), wait, rng.getrandbits(32)))
+        made.append(Event(kind, rng.choice("ab"), argument(kind, rng, spots, blocks), wait, rng.getrandbits(32)))
     return History(world, tuple(made))
 
 
@@ -177,10 +178,10 @@ def _richer_history(seed: int, events: int) -> History:
     upto = events + rng.randrange(40)
     while len(made) < upto:
         if rng.random() < scenes:
-            steps = scene(rng, lambda kind: _argument(kind, rng, spots, blocks), sharper)
+            steps = scene(rng, lambda kind: argument(kind, rng, spots, blocks), sharper)
             made += [Event(*step, rng.getrandbits(32)) for step in steps]
             continue
         kind = rng.choices(kinds, weights)[0]
         wait = choice(LONG_WAITS) if kind == "wait" or rng.random() < 0.05 else choice(WAITS)
-        made.append(Event(kind, choice("ab"), _argument(kind, rng, spots, blocks), wait, rng.getrandbits(32)))
+        made.append(Event(kind, choice("ab"), argument(kind, rng, spots, blocks), wait, rng.getrandbits(32)))
     return History(world, tuple(made))

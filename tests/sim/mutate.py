@@ -86,12 +86,12 @@ def run(tree: str, first: int, limit: int) -> tuple[int, bool, str]:
 def worker(tree: str, first: int, limit: int) -> None:
     """In the process with the package of `tree`."""
     import replblock
-    from tests.sim.history import long_history
+    from tests.sim.seeds import history_of
     from tests.sim.shrink import play
 
     assert Path(replblock.__file__).resolve().parent.parent == Path(tree).resolve(), f"not the package of {tree}"
     for number in range(limit):
-        failure = play(long_history(first + number))
+        failure = play(history_of(first + number))
         if failure is not None:
             print(f"{number + 1}\tcaught\t{' '.join(failure.text.split())[:160]}")
             return

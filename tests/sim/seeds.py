@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which history a seed stands for."""
+
+from __future__ import annotations
+
+from tests.sim.history import History, long_history
+from tests.sim.nearby import nearby_history
+
+NEARBY_SEEDS = 10_000_000_000
+"""From this seed on: near what once failed. Below: long ones."""
+
+
+def history_of(seed: int) -> History:
+    """The history of this seed, for ever."""
+    return nearby_history(seed) if seed >= NEARBY_SEEDS else long_history(seed)
