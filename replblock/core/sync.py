@@ -181,13 +181,7 @@ class Resync:
             if verdict.mine != meta.uuids:
                 meta.put(verdict.mine)
                 meta.save()
-            mine = meta.uuids.plain()
-            own_changes = mine.bitmap or meta.flags & Flag.WENT_ON_ALONE
-            if decision.conn == Conn.WF_BITMAP_T and own_changes and mine.current == peers.plain().bitmap:
-                # our bitmap has ended: what the peer marks in it now must not look like changes of our own
-                meta.put(meta.uuids.set_bitmap(0))
-                meta.put_flags(0, Flag.WENT_ON_ALONE)
-                meta.save()
+            self._end_own_bitmap(decision, meta, peers)
             # repairs of a half-finished resync hold for our copy of the peer's generations too
             r.handshake.peer_uuids = theirs._replace(**verdict.peers._asdict())
             r.remembered.repaired(verdict.peers)
@@ -197,6 +191,17 @@ class Resync:
             r.primary.fail_held()  # what waits for an answer is given up with the rest
             r.change("after-sb-demote", forced=True, role=Role.SECONDARY)
         return decision
+
+    def _end_own_bitmap(self, decision: Decision, meta: MetaStore, peers: Generations) -> None:
+        """A target that only fell behind: what the peer marks here now must not look like changes of its own.
+
+        Those that it has, given up by order, stay its own until the resync has begun: the connection may break before.
+        """
+        fell_behind = decision.conn == Conn.WF_BITMAP_T and meta.uuids.plain().current == peers.plain().bitmap
+        if fell_behind and not decision.split_brain and (meta.uuids.bitmap or meta.flags & Flag.WENT_ON_ALONE):
+            meta.put(meta.uuids.set_bitmap(0))
+            meta.put_flags(0, Flag.WENT_ON_ALONE)
+            meta.save()
 
     def call_handlers(self, decision: Decision) -> None:
         """A split brain, or a Primary that loses: whoever is configured to hear of it does."""

@@ -77,6 +77,34 @@ def test_what_was_written_alone_is_not_overwritten_where_the_target_never_began(
     assert any("target-has-own-changes" in line for line in world.lines)
 
 
+@pytest.mark.parametrize("without_disk", [False, True])
+def test_an_order_to_give_it_up_is_over_with_its_connection(without_disk: bool) -> None:
+    """Nothing of the resync had begun, and the nodes part as they were: the next one needs the order again."""
+    world = wrote_alone(2)
+    world.ok(world.b, "primary")
+    world.write(world.b, 16384, LATER)
+    world.ok(world.b, "secondary")
+    world.delay_ms = 200
+    world.heal()
+    world.run_until(lambda: conn(world.a) == conn(world.b) == Conn.STANDALONE)
+    world.ok(world.a, "connect", discard_my_data=True)
+    world.ok(world.b, "connect")
+    world.run_until(lambda: conn(world.a) == Conn.WF_BITMAP_T)
+    world.partition()
+    world.run(30_000)
+    said = len(world.lines)
+    if without_disk:
+        world.ok(world.b, "detach")
+        world.heal()
+        world.run_until(lambda: conn(world.a) == conn(world.b) == Conn.CONNECTED)
+        world.ok(world.b, "attach", **world.b.open_disk())
+    else:
+        world.heal()
+    world.run(30_000)
+    assert any("target-has-own-changes" in line for line in world.lines[said:])
+    assert world.a.disk.data(12288)[8192:] == ALONE
+
+
 @pytest.mark.parametrize("began", [False, True])
 def test_a_source_that_is_cut_off_early_is_the_source_again(began: bool) -> None:
     """Also where the target has begun, and nobody knows that it has."""

@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Still more of `test_once_failed.py`: the newest."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.sim.false_alarms import Found
+from tests.sim.history import Event, History
+from tests.sim.shrink import play
+
+FOUND = (
+    Found("half-of-an-order-to-discard",
+          "a node with changes of its own was told to connect with --discard-my-data; the connection broke before the "
+          "resync began, the other one came without its disk, and this one was UpToDate; then its changes were "
+          "overwritten unasked",
+          {"batch": 0.3, "blocks": 40},
+          (("kill", "s"), ("up", "s", None, 60, 547779837), ("disconnect", "b"), ("wait", "b", None, 4000),
+           ("primary", "b"), ("write", "p", (45, 8, True)), ("mend", "a"), ("fail_once", "p", ("write", -1, True)),
+           ("write", "p", (312, 8, False)), ("wait", "p", None, 60), ("kill", "p"), ("up", "p"),
+           ("up", "s", None, 300), ("discard", "a"), ("up", "b", None, 15, 782009009), ("down", "b", None, 3))),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("found", FOUND, ids=lambda f: f.name)
+def test_stays_mended(found: Found) -> None:
+    """The schedule that once failed keeps every promise."""
+    failure = play(History(found.setup, tuple(Event(*event) for event in found.events)))
+    assert failure is None, f"{found.what}\n{failure.text}"
