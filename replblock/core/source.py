@@ -52,11 +52,6 @@ class ResyncSource:
         meta, link = r.meta, r.links.link
         if meta is None or link is None:
             return
-        if not link.features & FEATURE_ORDERED:
-            # a kernel peer calls its disk Inconsistent, whole as it is, when ours fails before the resync begins
-            if r.state.conn in ABOUT_TO_BE_SOURCE:
-                start(meta, link)
-            return
 
         def written(go_on: Callable[[], None]) -> None:
             if r.links.link is link and r.meta is meta:
@@ -67,6 +62,10 @@ class ResyncSource:
         def flushed(go_on: Callable[[], None], error: int) -> None:
             if r.links.link is link and r.meta is meta:
                 if error:
+                    if not link.features & FEATURE_ORDERED:
+                        # a kernel peer calls its disk Inconsistent, whole as it is, when it hears that ours is gone
+                        text = "the disk could not be flushed before a resync from here: the connection ends first"
+                        r.links.drop(Conn.NETWORK_FAILURE, "source-not-flushed", text)
                     r.disk_failed(error, "flushing before a resync from here")
                 elif r.state.conn in ABOUT_TO_BE_SOURCE:
                     start(meta, link)

@@ -78,6 +78,8 @@ class Answers(Watch):
                 mark.durable.add(node.name)
         elif state.disk == Disk.FAILED < before.disk and node.resource.meta is not None and self.holds(node, mark):
             mine.acked.add(mark)  # held back until a detach may begin: until that ends, this disk counts as before
+        elif self.holds(node, mark):
+            mine.stood.add(mark)
         if state.conn < Conn.CONNECTED or state.pdsk != Disk.UP_TO_DATE:
             if not local and theirs.lost_power < mark.submitted and not theirs.void and self.holds(peer, mark):
                 theirs.acked.add(mark)

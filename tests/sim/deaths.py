@@ -30,7 +30,8 @@ class Deaths(Answers):
         ledger.flush_failed, ledger.failed_ms = self.tick(), self.sim.now
         ledger.failed_apart = state.conn < Conn.CONNECTED
         # without the peer's disk nobody was there who has more; that this one lost writes a kernel peer is not told
-        alone = state.conn < Conn.CONNECTED or (self._alone(state) and not node.settings.offer_ordered)
+        left = self._alone(state) or state.conn in (Conn.STARTING_SYNC_S, Conn.WF_BITMAP_S)  # it ends the connection
+        alone = state.conn < Conn.CONNECTED or (left and not node.settings.offer_ordered)
         ledger.alone_at_failure = (state.role == Role.PRIMARY or crashed) and alone
 
     def metadata_written(self, node: Node, well: bool) -> None:
@@ -125,6 +126,8 @@ class Deaths(Answers):
             if self._under_a_primary(node):
                 ledger.dropped |= gone
             else:
+                # what no flush was answered for goes with the Primary's power, wherever else it is
+                gone |= {m for m in ledger.stood if not m.durable}
                 ledger.forgiven |= gone
                 ledger.unnoticed |= gone  # also where the peer, promoted since, shows them to its users
         if ledger.untellable and was_on and self.last_role.get(node.name) == Role.PRIMARY:

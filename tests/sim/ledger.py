@@ -48,6 +48,8 @@ class Ledger:
     def __init__(self) -> None:
         self.at: dict[int, list[Mark]] = {}
         self.acked: set[Mark] = set()
+        self.stood: set[Mark] = set()
+        """Answered with the peer's copy, while the disk that had been given up held it too."""
         self.forgiven: set[Mark] = set()
         """Not held here, and whoever follows this node may lose them too."""
         self.dropped: set[Mark] = set()
@@ -114,7 +116,7 @@ class Ledger:
     def adopt(self, other: Ledger) -> None:
         self.at = {sector: list(marks) for sector, marks in other.at.items()}
         self.forgiven = set(other.forgiven)
-        self.dropped, self.unnoticed = set(), set()
+        self.dropped, self.unnoticed, self.stood = set(), set(), set()
         self.void = self.disk_failed = self.metadata_failed = self.untellable = False
         self.whole = None
 

@@ -300,7 +300,7 @@ class Oracle(Deaths):
         lb.acked = set(la.acked)
         for node in (a, b):
             ledger = self.ledger(node)
-            ledger.forgiven, ledger.dropped, ledger.unnoticed = set(), set(), set()
+            ledger.forgiven, ledger.dropped, ledger.unnoticed, ledger.stood = set(), set(), set(), set()
             ledger.synced_since = self.clock
             self.check(node, "at rest, after both ledgers were made one")
 
