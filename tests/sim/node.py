@@ -28,6 +28,7 @@ class Sim:
 
     def __init__(self, trace: bool = False) -> None:
         self.rng = random.Random(0)
+        self.drawn: set[int] = set()
         self.now = MACHINE_MS
         self.heap: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
         self.counter = 0
@@ -286,7 +287,11 @@ class Node:
         return 1_700_000_000 + self.wall_offset_s + self.sim.now // 1000
 
     def random64(self) -> int:
-        return self.sim.rng.getrandbits(64)
+        number = self.sim.rng.getrandbits(64)
+        while number | 1 in self.sim.drawn:  # events may have the same seed of chance; generations are never the same
+            number = self.sim.rng.getrandbits(64)
+        self.sim.drawn.add(number | 1)
+        return number
 
     def random_bytes(self, count: int) -> bytes:
         return self.sim.rng.randbytes(count)
