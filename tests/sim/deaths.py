@@ -55,11 +55,13 @@ class Deaths(Answers):
         return {m for m in self.ledger(node).acked if node.name in m.unsure and node.name not in m.durable}
 
     def dies(self, node: Node, power: bool, was_on: bool) -> None:
+        seen = self.seen.pop(node.name, None)
         if was_on and node.state.disk != Disk.ATTACHING:  # an attach that did not end makes no difference
-            self.last_role[node.name] = self._serves(node)
+            # of a promotion in this very moment nobody was told
+            told = seen is None or seen.role == Role.PRIMARY
+            self.last_role[node.name] = self._serves(node) if told or node.state.role != Role.PRIMARY else seen.role
         ledger = self.ledger(node)
         ledger.judged_from = ledger.promoting = None
-        seen = self.seen.pop(node.name, None)
         if was_on and seen is not None and seen != node.state:
             # in the middle of a change, which may stand on disk already
             if node.state.role == Role.PRIMARY != seen.role and self._alone(node.state):
