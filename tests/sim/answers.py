@@ -51,6 +51,7 @@ class Answers(Watch):
         if isinstance(what, Mark):
             self._acked(node, what, request.fua, before)
         elif request.op == Op.FLUSH:
+            self.ledger(node).flushes.append((what, self.clock))
             self._flushed(node, what, before)
         elif request.op == Op.READ:
             self._read(node, request, what, before)

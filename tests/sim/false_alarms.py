@@ -78,4 +78,18 @@ FALSE_ALARMS = (
            ("primary", "b"), ("fail", "b", "read", 40), ("write", "a", (104, 1, False), 40), ("fuse", "a", (5, True)),
            ("write", "b", (120, 8, False)), ("write", "b", (85, 16, False), 1),
            ("write", "a", (72, 1, False), 40, 3290306449), ("read", "a", (104, 1, False)))),
+    Found("under-way-when-the-secondary-died",
+          "protocol A: a Secondary was killed and promoted; of the writes since the last flush it had a later one, and "
+          "one before it was still under way to its disk (the oracle)",
+          {"blocks": 16, "delay_ms": 15, "protocol": "A", "slow_ms": 30},
+          (("write", "a", (125, 3, False), 0, 158807055), ("primary", "p", None, 40),
+           ("write", "p", (125, 3, False), 0, 2716609122), ("flush", "p", None, 5, 433289453),
+           ("zero", "p", (120, 8, False), 0, 1612851500), ("write", "p", (5, 8, False), 5, 4151919421),
+           ("cut", "p", None, 20, 598979135), ("kill", "s"), ("up", "b", None, 300), ("primary", "b"))),
+    Found("dead-before-its-promotion-was-seen",
+          "killed in the middle of the change to Primary, which nobody knew of and whose generation was not on disk; "
+          "it made the other node's power loss count (the oracle)",
+          {"blocks": 2, "connect_int_ms": 500},
+          (("write", "a", (0, 1, False), 40), ("kill", "a", None, 0, 312507088), ("fuse", "b", (8, False)),
+           ("wait", "a", None, 1500, 2834260397), ("primary", "b"), ("wait", "a", None, 300), ("power", "a"))),
 )  # fmt: skip

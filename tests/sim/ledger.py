@@ -81,8 +81,10 @@ class Ledger:
         """What was lost then."""
         self.failed_connected = -1
         """When its disk failed while it took itself for connected: the peer's copy served alone from then on."""
+        self.flushes: list[tuple[int, int]] = []
+        """When its flushes were handed in and answered."""
         self.refused_flushes: list[tuple[int, int]] = []
-        """When those flushes were handed in and answered that were answered with an error."""
+        """Those that were answered with an error."""
         self.untold: set[Mark] = set()
         """Lost with this disk and the connection, while the application goes on: a flush must tell it."""
         self.alone_at_failure = False

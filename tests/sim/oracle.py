@@ -121,11 +121,21 @@ class Oracle(Deaths):
             found = node.platter.stamps((sector,))[0]
             theirs = [m for m in marks if found and m.number == found and m.weak and m.node == peer]
             newest = max([newest, *(m.submitted for m in theirs)])
-        lost, lost_cache = ledger.dropped | ledger.forgiven, max(ledger.lost_power, ledger.lost_cache)
+        lost = ledger.dropped | ledger.forgiven
+        # of what was under way when its engine died or its disk failed, only the order of flushes holds; a kernel peer
+        # ends an epoch before every write that follows a completed one
+        ordered = node.settings.offer_ordered and node.peer.settings.offer_ordered
+        ended = max(ledger.died, ledger.lost_cache) if ordered else -1
         for mark in {m for marks in ledger.at.values() for m in marks}:
             if mark.weak and mark.node == peer and mark.acked is not None and since < mark.acked < newest:
-                if mark.acked > lost_cache and mark not in lost and not self.holds(node, mark):
+                before = mark.acked if mark.acked > ended else self._flushed_after(mark)
+                if before < newest and mark not in lost and not self.holds(node, mark):
                     self.fail(1, f"protocol A: {node.name} was promoted without {mark}, but with later ones")
+
+    def _flushed_after(self, mark: Mark) -> int:
+        """When the first flush was answered that was handed in after the answer of this write."""
+        flushes = self.ledgers[mark.node].flushes
+        return min((answered for handed_in, answered in flushes if handed_in > (mark.acked or 0)), default=self.clock)
 
     def _lost_by(self, target: Node, twice: bool = False) -> set[Mark]:
         """Acknowledged on the target, unknown to the source, and not lost by right. `twice`: by two losses, too."""
