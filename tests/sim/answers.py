@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from replblock.core.requests import Op, Request
 from replblock.state.names import Conn, Disk, Role
-from tests.sim.ledger import Mark
+from tests.sim.ledger import Ledger, Mark
 from tests.sim.watch import SECTOR, Watch
 
 if TYPE_CHECKING:
@@ -82,7 +82,9 @@ class Answers(Watch):
         elif self.holds(node, mark):
             mine.stood.add(mark)
         if state.conn < Conn.CONNECTED or state.pdsk != Disk.UP_TO_DATE:
-            if not local and theirs.lost_power < mark.submitted and not theirs.void and self.holds(peer, mark):
+            if theirs.lost_power > mark.submitted and not theirs.void:
+                self._lost_there(theirs, mark)  # as it saw it, its resync had ended
+            elif not local and not theirs.void and self.holds(peer, mark):
                 theirs.acked.add(mark)
             return
         held = self.holds(peer, mark)
@@ -98,8 +100,7 @@ class Answers(Watch):
             if held and not theirs.void:
                 theirs.acked.add(mark)
             elif theirs.lost_power > mark.submitted:
-                # its ack was on its way: lost there like those that had been read before
-                (theirs.forgiven if theirs.promoted > theirs.lost_power else theirs.dropped).add(mark)
+                self._lost_there(theirs, mark)
             elif not excused:
                 self.fail(1, f"{node.name} acknowledged {mark} under {self.protocol}, but {peer.name} does not hold it")
             return
@@ -110,6 +111,10 @@ class Answers(Watch):
             theirs.acked.add(mark)
         elif self.protocol == "B" and peer.name not in mark.refused:
             theirs.received[mark] = self.met_life[node.name]  # its ack may come after that one's death
+
+    def _lost_there(self, theirs: Ledger, mark: Mark) -> None:
+        """The peer's ack was on its way: lost with its power like those that had been read before."""
+        (theirs.forgiven if theirs.promoted > theirs.lost_power else theirs.dropped).add(mark)
 
     def _flushed(self, node: Node, seq: int, before: Any) -> None:
         state, mine = node.state, self.ledger(node)

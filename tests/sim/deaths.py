@@ -132,7 +132,7 @@ class Deaths(Answers):
                 gone |= {m for m in ledger.stood if not m.durable}
                 ledger.forgiven |= gone
                 ledger.unnoticed |= gone  # also where the peer, promoted since, shows them to its users
-        if ledger.untellable and was_on and self.last_role.get(node.name) == Role.PRIMARY:
+        if ledger.untellable and was_on and node.platter.says_primary:
             # of two failures, of its data and of its metadata, it died before anybody could be told: unless the peer
             # has moved on meanwhile it is the source by rule 40. What a failed flush lost may show only after its death
             ledger.unnoticed |= (self.ledger(node.peer).acked - ledger.acked) | ledger.dropped_cache

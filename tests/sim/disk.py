@@ -173,6 +173,14 @@ class Platter:
         except MetadataError:
             return False
 
+    @property
+    def says_primary(self) -> bool:
+        """Does it say so, whatever its node does now?"""
+        try:
+            return bool(self.superblock.flags & Flag.PRIMARY_IND)
+        except MetadataError:
+            return False
+
     def stamps(self, sectors: Any) -> list[int]:
         """Which write each of these sectors carries."""
         content = self.content
