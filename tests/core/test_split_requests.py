@@ -23,7 +23,7 @@ def first_part_received(protocol: str, **settings: object) -> tuple[World, Reque
     world.write(a, EXTENT - HALF, b"o" * HALF)
     world.flush(a)
     world.settle()
-    a.disk.slow_share, a.disk.slow_ms = 0, 400
+    a.disk.slow_share, a.disk.slow_ms = 0, 4000
     b.disk.slow_share, b.disk.slow_ms = 1, 4000
     request = world.submit(a, Op.ZERO, EXTENT - HALF, 2 * HALF)
     world.run(20)

@@ -19,6 +19,13 @@ FOUND = (
            ("primary", "b"), ("write", "p", (45, 8, True)), ("mend", "a"), ("fail_once", "p", ("write", -1, True)),
            ("write", "p", (312, 8, False)), ("wait", "p", None, 60), ("kill", "p"), ("up", "p"),
            ("up", "s", None, 300), ("discard", "a"), ("up", "b", None, 15, 782009009), ("down", "b", None, 3))),
+    *(Found(f"source-lost-what-only-the-targets-marks-told-{peer}",
+            "what a dead Primary had written was on the source in a cache only, and a resync cleared the Primary's "
+            "marks; a power loss of the source in the middle of it left a difference that nothing told",
+            {"blocks": 64, "offer_ordered": peer == "replblock", "resync_rate_kib": 400},
+            (("write", "a", (0, 8, False), 9), ("cut", "a"), ("fail_once", "a", ("flush", -10, False)),
+             ("flush", "a", None, 12000), ("heal", "a"), ("up", "a", None, 300), ("power", "b", None, 4000)))
+      for peer in ("replblock", "kernel")),
 )  # fmt: skip
 
 
