@@ -221,6 +221,7 @@ def test_fenced_writes_reach_a_peer_that_comes_back(protocol: str, seed: int, or
         assert world.wait(write).errno == 0
     assert not missing
     assert world.wait(flush).errno == 0
+    world.run_until(lambda: world.a.resource.state.conn >= Conn.CONNECTED)  # A: all may be answered by now
     world.run_until(lambda: world.b.resource.state.disk == Disk.UP_TO_DATE and world.b.resource.is_idle())
     world.run(3000)
     if protocol == "A" and not ordered:
