@@ -88,6 +88,8 @@ class Answers(Watch):
                 theirs.acked.add(mark)
             return
         held = self.holds(peer, mark)
+        # which this node does not know yet: what comes there now counts for nothing, or is refused without a try
+        gave_up = peer.on and (peer.state.disk != Disk.UP_TO_DATE or peer.state.conn in TARGET)
         if self.protocol == "C" or not local:
             # a disk that failed a flush since has lost what a power loss takes; the next flush must fail
             flush_failed = peer.name in mark.unsure
@@ -95,8 +97,7 @@ class Answers(Watch):
                 mine.untold.add(mark)
             excused = theirs.lost_power > mark.submitted or theirs.void or flush_failed
             # refused there, it is marked and acknowledged with the copy here, whatever became of the peer since
-            excused = excused or (local and peer.name in mark.refused) or (
-                peer.on and (peer.state.disk != Disk.UP_TO_DATE or peer.state.conn in TARGET))
+            excused = excused or (local and peer.name in mark.refused) or gave_up
             if held and not theirs.void:
                 theirs.acked.add(mark)
             elif theirs.lost_power > mark.submitted:
@@ -109,7 +110,7 @@ class Answers(Watch):
             return
         if held and self.shows(peer, mark):
             theirs.acked.add(mark)
-        elif self.protocol == "B" and peer.name not in mark.refused:
+        elif self.protocol == "B" and peer.name not in mark.refused and not gave_up:
             theirs.received[mark] = self.met_life[node.name]  # its ack may come after that one's death
 
     def _lost_there(self, theirs: Ledger, mark: Mark) -> None:
@@ -158,11 +159,13 @@ class Answers(Watch):
 
     def stands(self, node: Node) -> None:
         """A promotion is answered with yes: what the new Primary builds on is durable."""
-        state, promoting = node.state, self.ledger(node).promoting
-        if promoting is not None and promoting is node.port and state.disk == Disk.UP_TO_DATE:
-            self._for_good(node.name, self.clock, node.name)
-        elif promoting is not None and promoting is node.peer.port and state.pdsk == Disk.UP_TO_DATE:
-            self._for_good(node.peer.name, self.clock, node.name)
+        promoting = self.ledger(node).promoting
+        if promoting is None:
+            return
+        own, disk = promoting
+        keeper, state = (node, node.state.disk) if own else (node.peer, node.state.pdsk)
+        if disk is not None and disk is keeper.port and state == Disk.UP_TO_DATE:
+            self._for_good(keeper.name, self.clock, node.name)
 
     def _read(self, node: Node, request: Request, seq: int, before: Any) -> None:
         states = (before, node.state)
@@ -174,5 +177,13 @@ class Answers(Watch):
         stamps = [int.from_bytes(data[n * SECTOR : n * SECTOR + 8], "big") for n in range(len(sectors))]
         if all(s.disk == Disk.UP_TO_DATE for s in states):
             self.compare(self.ledger(node), sectors, stamps, f"{node.name}: a read", seq)
-        elif all(s.disk < Disk.INCONSISTENT and s.pdsk == Disk.UP_TO_DATE for s in states):
-            self.compare(self.ledger(node.peer), sectors, stamps, f"{node.name}: a read of the peer's disk", seq)
+        elif all(s.disk <= Disk.INCONSISTENT and s.conn not in TARGET and s.pdsk == Disk.UP_TO_DATE for s in states):
+            self.compare(self._served(node.peer), sectors, stamps, f"{node.name}: a read of the peer's disk", seq)
+
+    def _served(self, node: Node) -> Ledger:
+        """What its peer, which works on this disk, must read: under B also what only the process here has yet."""
+        ledger = self.ledger(node)
+        served = Ledger()
+        served.at = ledger.at
+        served.acked = ledger.acked | {mark for mark, life in ledger.received.items() if life == node.life}
+        return served

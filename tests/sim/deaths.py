@@ -115,7 +115,7 @@ class Deaths(Answers):
             # the end of a resync that its metadata does not say yet: it comes back as the target that it was; unless an
             # application has been answered since, which would have been a promise on this disk
             if ledger.answered < ledger.became_good:
-                ledger.void, ledger.acked = True, set()
+                ledger.worthless()
         if node.name in self.forcing:
             self.forcing.discard(node.name)
             if ledger.void and node.platter.says_consistent:

@@ -65,8 +65,8 @@ class Ledger:
         """Alone."""
         self.judged_from: int | None = None
         """Promoted alone, and not yet answered: protocol A's prefix is judged from here on."""
-        self.promoting: object = None
-        """The disk on which it was promoted, its own or the peer's, until that is answered."""
+        self.promoting: tuple[bool, object] | None = None
+        """Promoted, and not yet answered: whether on its own disk, and that disk or the peer's."""
         self.forced = -1
         self.met = -1
         """When its present connection began, as it sees it."""
@@ -114,6 +114,12 @@ class Ledger:
         for sector, marks in other.at.items():
             mine = self.at.setdefault(sector, [])
             mine.extend(m for m in marks if m not in mine)
+
+    def worthless(self) -> None:
+        """Whatever stands on this disk, nobody is to build on it."""
+        self.void = True
+        self.acked = set()
+        self.received.clear()
 
     def adopt(self, other: Ledger) -> None:
         self.at = {sector: list(marks) for sector, marks in other.at.items()}

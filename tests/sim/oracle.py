@@ -69,7 +69,8 @@ class Oracle(Deaths):
 
     def _promoted(self, node: Node, new: Any) -> None:
         mine = self.ledger(node)
-        mine.promoting = node.port if new.disk == Disk.UP_TO_DATE else node.peer.port
+        own = new.disk == Disk.UP_TO_DATE
+        mine.promoting = own, (node if own else node.peer).port
         if new.disk != Disk.UP_TO_DATE and new.pdsk != Disk.UP_TO_DATE:
             self.fail(3, f"{node.name} was promoted without UpToDate data")
         if self._alone(new):
@@ -81,9 +82,14 @@ class Oracle(Deaths):
             self._gone_by_force(node)
 
     def promotion_done(self, node: Node) -> None:
-        """The answer to `primary` says yes: protocols A and B speak about the survivor now."""
-        self._survives(node)
-        self.stands(node)
+        """The answer to `primary` says yes: protocols A and B speak about the survivor now.
+
+        Not if it was Primary all the time: then nobody has taken over. Where it has lost its disk since, B's writes may
+        still be on their way to the peer's, whose process has them; a read waits for them (`_served`).
+        """
+        if self.ledger(node).promoting is not None:
+            self._survives(node)
+            self.stands(node)
         self.ledger(node).promoting = None
 
     def _survives(self, node: Node) -> None:
@@ -196,9 +202,7 @@ class Oracle(Deaths):
                 self.gives_up.add(node.name)  # the source's disk went away before the resync: the verdict stands
             return  # on-io-error pass_on, or an invalidate that is not answered yet: the data is what it was
         ledger.whole = (ledger.acked, ledger.synced_since)
-        ledger.void = True
-        ledger.acked = set()
-        ledger.received.clear()
+        ledger.worthless()
         ledger.synced_since = self.tick()
         self.ledger(node.peer).synced_since = ledger.synced_since
 
@@ -213,13 +217,11 @@ class Oracle(Deaths):
     def invalidated(self, node: Node) -> None:
         """`invalidate` was answered with yes, alone: whatever happens, this data is never used again."""
         if node.state.conn == Conn.STANDALONE and node.state.disk == Disk.INCONSISTENT:
-            ledger = self.ledger(node)
-            ledger.void, ledger.acked = True, set()
+            self.ledger(node).worthless()
 
     def metadata_created(self, node: Node) -> None:
         """create-md --force: whatever stands on the disk is worth nothing any more, by order."""
-        ledger = self.ledger(node)
-        ledger.void, ledger.acked = True, set()
+        self.ledger(node).worthless()
 
     def _policy_gave_up(self, node: Node) -> bool:
         decision = node.resource.sync.decision

@@ -26,6 +26,12 @@ FOUND = (
             (("write", "a", (0, 8, False), 9), ("cut", "a"), ("fail_once", "a", ("flush", -10, False)),
              ("flush", "a", None, 12000), ("heal", "a"), ("up", "a", None, 300), ("power", "b", None, 4000)))
       for peer in ("replblock", "kernel")),
+    Found("primary-ordered-at-a-diskless-primary",
+          "B: `primary` at a Primary that had lost its disk promotes nobody: what the peer's process has may still be "
+          "on its way to the disk (the oracle)",
+          {"blocks": 16, "protocol": "B", "slow_share": 0.0},
+          (("slow", "b", 300), ("write", "a", (8, 8, True), 12), ("fail_once", "a", ("write", None, False)),
+           ("write", "a", (40, 8, False), 8), ("primary", "a", None, 1500))),
 )  # fmt: skip
 
 
