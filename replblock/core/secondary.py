@@ -186,7 +186,7 @@ class SecondaryPath:
         self.epoch.size += 1
         self.received_sectors += size >> 9
         flags = self._flags(link, flags)
-        if flags & DP_SEND_RECEIVE_ACK:
+        if flags & DP_SEND_RECEIVE_ACK and self._takes:
             self.ack(link, Cmd.RECV_ACK, sector, ident, size)
         self._apply(link, sector, size, ident, flags, payload, None)
         if self._pending_bytes > MAX_PENDING_BYTES and not self.holding:
@@ -220,7 +220,7 @@ class SecondaryPath:
         self.check_range(trim.sector, trim.size_bytes, cmd)
         self.epoch.size += 1
         flags = self._flags(link, trim.dp_flags)
-        if flags & DP_SEND_RECEIVE_ACK:
+        if flags & DP_SEND_RECEIVE_ACK and self._takes:
             self.ack(link, Cmd.RECV_ACK, trim.sector, trim.block_id, trim.size_bytes)
         punch = (cmd == Cmd.TRIM and bool(link.features & FEATURE_WZEROES)) or bool(trim.dp_flags & DP_DISCARD)
         if trim.size_bytes <= EXTENT_BYTES:
@@ -264,15 +264,18 @@ class SecondaryPath:
             self._last = sector, size
             if alone:
                 self.mark_last()
-            if busy.count and busy.queue(start, end, "waiting", partial(self._again, size, again)):
+            takes = self._takes
+            begin = again if takes else partial(self._refuse, link, sector, ident, size)
+            if busy.count and busy.queue(start, end, "waiting", partial(self._again, size, begin)):
                 self._pending += 1
                 self._pending_bytes += size
                 return
+            if not takes:
+                self._refuse(link, sector, ident, size)
+                return
         disk, meta = r.disk, r.meta
-        if disk is None or meta is None or r.state.disk == Disk.FAILED:
-            self._nack(link, sector, ident, size)
-            if turn is not None:
-                busy.free(turn)
+        if disk is None or meta is None:
+            self._refuse(link, sector, ident, size, turn)
             return
         if alone and r.attachment.activity is not None:
             # the peer works on our disk alone: its crash and ours must find these extents in the log
@@ -312,6 +315,12 @@ class SecondaryPath:
             self._written(link, sector, size, ident, flags, result)
             if turn is not None:
                 busy.free(turn)
+
+    @property
+    def _takes(self) -> bool:
+        """What comes now is written here. A disk that is being detached still gets what came before, in its turn."""
+        r = self._r
+        return r.disk is not None and r.meta is not None and r.state.disk != Disk.FAILED
 
     def mark_last(self) -> None:
         """What came last stands as different: the peer's disk may lack it."""
@@ -381,6 +390,12 @@ class SecondaryPath:
             r.sync.clear_bits(sector << 9, size)
         if flags & DP_SEND_WRITE_ACK:
             self.ack(link, Cmd.RS_WRITE_ACK if in_sync else Cmd.WRITE_ACK, sector, ident, size)
+
+    def _refuse(self, link: Link, sector: int, ident: Ident, size: int, turn: Busy | None = None) -> None:
+        """In its turn: never ahead of the answer to an older write of the same blocks."""
+        self._nack(link, sector, ident, size)
+        if turn is not None:
+            self._r.primary.busy.free(turn)
 
     def _nack(self, link: Link, sector: int, ident: Ident, size: int) -> None:
         self.ack(link, Cmd.NEG_ACK, sector, ident, size)

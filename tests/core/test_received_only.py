@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Protocols A and B: what the peer had only received, and could not write, is on no disk: nobody is told yes."""
+"""Protocols A and B: what the peer had only received, and could not write, is on no disk: nobody is told yes.
+
+And what counts as received."""
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import pytest
 
@@ -13,10 +17,12 @@ from replblock.core.host import PENDING
 from replblock.core.requests import Op
 from replblock.meta.superblock import Flag, Superblock
 from replblock.state.names import Disk
+from replblock.wire.commands import Cmd
+from replblock.wire.packets import BLOCK_ACK_BODY
 
 from .world import World
 
-ONE = b"1" * 4096
+ONE, TWO = b"1" * 4096, b"2" * 4096
 
 
 @pytest.mark.parametrize("frozen", [False, True])
@@ -69,3 +75,41 @@ def test_a_refused_write_is_told_when_the_metadata_says_so() -> None:
     assert says_inconsistent()
     world.run_until(lambda: world.answered(write) and a.resource.state.pdsk == Disk.INCONSISTENT)
     assert write.errno == 0
+
+
+def test_a_detach_takes_along_what_was_received_before() -> None:
+    """B: answered already, it waits for an older write to the same blocks: a disk that goes in good order gets both."""
+    world = World(23, protocol="B").pair()
+    world.flush(world.a)
+    world.a.disk.slow_share, world.b.disk.slow_share, world.b.disk.slow_ms = 0, 1, 300
+    world.write(world.a, 0, ONE)
+    world.write(world.a, 0, TWO)
+    assert world.b.resource.secondary.unacked == 2
+    world.ok(world.b, "detach")
+    assert bytes(world.b.disk.durable[:4096]) == TWO
+
+
+def test_what_comes_to_a_disk_that_goes_was_not_received() -> None:
+    """B: forced, it asks nobody; a write that the Primary sends before it knows is refused, no more."""
+    world = World(24, protocol="B").pair()
+    world.flush(world.a)
+    world.a.disk.slow_share, world.b.disk.slow_share, world.b.disk.slow_ms = 0, 1, 300
+    write = world.submit(world.a, Op.WRITE, 0, 4096, ONE)
+    acks: list[tuple[Cmd, int]] = []
+    table: dict[int, Any] = world.a.resource._meta_handlers
+
+    def seen(cmd: Cmd, handle: Any, body: memoryview) -> None:
+        acks.append((cmd, BLOCK_ACK_BODY.unpack(body)[0]))
+        handle(body)
+
+    for cmd in (Cmd.RECV_ACK, Cmd.NEG_ACK):
+        table[cmd] = partial(seen, cmd, table[cmd])
+    world.run_until(lambda: world.answered(write))
+    world.b.resource.command("detach", {"force": True}, lambda answer: None)
+    late = world.submit(world.a, Op.WRITE, 8192, 4096, TWO)
+    world.b.finish()
+    world.run(2000)
+    assert world.b.resource.state.disk == Disk.DISKLESS
+    assert acks == [(Cmd.RECV_ACK, 0), (Cmd.NEG_ACK, 16)]
+    assert world.answered(late) and late.errno == 0
+    assert bytes(world.b.disk.durable[:4096]) == ONE

@@ -165,7 +165,7 @@ MUTATIONS: tuple[Mutation, ...] = (
              "        if False:\n            return",
              "4: an old block overtakes a new write"),
     Mutation("overlapping-writes-not-in-order", "core/secondary.py",
-             'if busy.count and busy.queue(start, end, "waiting", partial(self._again, size, again)):', "if False:",
+             'if busy.count and busy.queue(start, end, "waiting", partial(self._again, size, begin)):', "if False:",
              "4: the older of two writes to a block comes last on the peer"),
     Mutation("resync-over-a-write", "core/target.py",
              'if turn is None and busy.count and busy.queue(start, end, "local", begin, ON_DISK):', "if False:",

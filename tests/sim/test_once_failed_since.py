@@ -32,6 +32,13 @@ FOUND = (
           {"blocks": 16, "protocol": "B", "slow_share": 0.0},
           (("slow", "b", 300), ("write", "a", (8, 8, True), 12), ("fail_once", "a", ("write", None, False)),
            ("write", "a", (40, 8, False), 8), ("primary", "a", None, 1500))),
+    Found("detached-with-a-received-write-in-line",
+          "B: a detach refused what had been received before and waited for an older write to the same block; attached "
+          "again when the Primary was dead, the disk served without it",
+          {"blocks": 16, "protocol": "B", "slow_share": 0.0},
+          (("slow", "b", 300), ("write", "a", (8, 8, True)), ("write", "a", (1, 8, False), 15),
+           ("detach", "b", None, 1000), ("cut", "a"), ("power", "a", None, 10), ("repair", "b"),
+           ("disconnect", "b", None, 9000), ("attach", "b", None, 300), ("primary", "b", None, 1000))),
 )  # fmt: skip
 
 
