@@ -246,7 +246,7 @@ class Attachment:
                 self.trouble.append(text)
                 meta.save_bitmap()
                 self._note_lost_writes(False)
-                self._drop()
+                self._gone()
                 told()
             else:
                 r.secondary.epoch.flushed_all()
@@ -255,7 +255,7 @@ class Attachment:
 
         def retired(errno: int) -> None:
             if r.meta is meta:
-                self._drop()
+                self._gone()
             done()
 
         if self._peer_lags_unnamed() or self._peer_is_behind():
@@ -431,8 +431,17 @@ class Attachment:
         self.lost_unflushed = r.state.role == Role.PRIMARY
         if self._peer_lags_unnamed() or self._peer_is_behind():
             r.exposed_uuid = plain(r.host.random64())
-        self._drop()
+        self._gone()
         if r.secondary.unflushed:
             # what the peer sent and this disk took was never flushed: only a lost connection tells the peer so
             text = "the disk failed with writes of the peer that no flush covers: connecting anew"
             r.links.drop(Conn.NETWORK_FAILURE, "disk-failed-unflushed", text)
+
+    def _gone(self) -> None:
+        """The disk was in use. What a Primary without one sends until it hears of this, no disk that comes may take."""
+        r = self._r
+        last = r.state.conn >= Conn.CONNECTED and r.state.peer == Role.PRIMARY and r.state.pdsk < Disk.INCONSISTENT
+        self._drop()
+        if last:
+            text = "the disk is gone under a Primary that has no other one: connecting anew"
+            r.links.drop(Conn.NETWORK_FAILURE, "last-copy-gone", text)

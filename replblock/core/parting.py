@@ -71,15 +71,17 @@ def part_from_source_without_disk(r: Resource, peer_disk: Disk) -> bool:
 
 
 def crosses_attach(r: Resource, own: State, report: State) -> bool:
-    """A Primary lost its disk before it heard of the one that is attached here: it is asked what its users have seen.
+    """A Primary lost its disk before it heard of what became of the one here: it is asked what its users have seen.
 
-    Taken for its answer, this disk would be UpToDate and begin a generation, however much it lacks: then that Primary
-    refuses it, and its own disk, the better one, looks like the older one.
+    Taken for its answer, a disk that is being attached would be UpToDate and begin a generation, however much it lacks:
+    then that Primary refuses it, and its own disk, the better one, looks like the older one. And where it still counts
+    on the disk that was here before, its writes are meant for that one: none that comes later may take them.
     """
-    gone = report.disk < Disk.INCONSISTENT <= own.pdsk
-    if not (own.disk == Disk.NEGOTIATING and gone and report.role == Role.PRIMARY):
+    gone = own.conn >= Conn.CONNECTED and report.disk < Disk.INCONSISTENT <= own.pdsk and report.role == Role.PRIMARY
+    counts_on_the_last = own.disk in (Disk.DISKLESS, Disk.ATTACHING) and report.pdsk >= Disk.INCONSISTENT
+    if not gone or not (own.disk == Disk.NEGOTIATING or counts_on_the_last):
         return False
-    text = "the Primary lost its disk while one was attached here: connecting anew, to learn whether this one may serve"
+    text = "the Primary lost its disk before it heard of the one here: connecting anew, to learn what its users saw"
     r.links.drop(Conn.NETWORK_FAILURE, "attach-crossed-a-lost-disk", text)
     return True
 

@@ -318,9 +318,12 @@ class SecondaryPath:
 
     @property
     def _takes(self) -> bool:
-        """What comes now is written here. A disk that is being detached still gets what came before, in its turn."""
+        """What comes now is written here. A disk that is being detached still gets what came before, in its turn.
+
+        One that is being attached gets nothing: what comes was meant for the one before.
+        """
         r = self._r
-        return r.disk is not None and r.meta is not None and r.state.disk != Disk.FAILED
+        return r.disk is not None and r.meta is not None and r.state.disk >= Disk.INCONSISTENT
 
     def mark_last(self) -> None:
         """What came last stands as different: the peer's disk may lack it."""

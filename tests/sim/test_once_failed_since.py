@@ -39,6 +39,20 @@ FOUND = (
           (("slow", "b", 300), ("write", "a", (8, 8, True)), ("write", "a", (1, 8, False), 15),
            ("detach", "b", None, 1000), ("cut", "a"), ("power", "a", None, 10), ("repair", "b"),
            ("disconnect", "b", None, 9000), ("attach", "b", None, 300), ("primary", "b", None, 1000))),
+    Found("written-to-the-disk-that-came-after",
+          "a diskless Primary wrote for the peer's disk, which had failed and was attached again before it heard: "
+          "taken and acknowledged while it was being attached, the write was overwritten by the Primary's own disk",
+          {"batch": 0.6, "blocks": 16, "slow_ms": 2},
+          (("fail", "b", "flush"), ("cut_one_way", "b"), ("cut_one_way", "b"),
+           ("write", "p", (88, 8, False), 0, 1931257067), ("write", "p", (37, 8, False)),
+           ("detach_force", "p", None, 8), ("write", "p", (32, 8, False), 1), ("read", "p", (16, 40, False), 2),
+           ("attach", "p", None, 20), ("write", "p", (88, 8, False)))),
+    Found("older-word-settled-an-attach",
+          "the same, and the Primary's word that it had no disk any more was taken for an answer to the attach",
+          {"batch": 0.3, "blocks": 16, "delay_ms": 15, "slow_ms": 2},
+          (("fail", "b", "flush"), ("cut_one_way", "b"), ("write", "p", (88, 8, False), 0, 1774924827),
+           ("detach_force", "p", None, 8), ("write", "p", (32, 8, False), 1), ("read", "p", (16, 40, False), 2),
+           ("attach", "p", None, 20), ("write", "p", (88, 8, False), 0, 2676563960))),
 )  # fmt: skip
 
 
