@@ -154,7 +154,7 @@ class Completion(Resend):
             request.data = b""
         elif request.op == Op.FLUSH:
             if request.errno:
-                self._told = max(self._told, request._order)
+                self._telling = max(self._telling, request._order)
         elif request._kept is None:
             request._kept = NOT_KEPT
         request.done(request)

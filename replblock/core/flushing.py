@@ -39,6 +39,10 @@ class Flushing(Completion):
                 if request.op == Op.FLUSH:
                     request._firm, request._order = self.loss_untold, self._forgotten
 
+    def end_wakeup(self) -> None:
+        """From now on a flush may come from somebody who has seen the answers of this wake-up."""
+        self._told = self._telling
+
     def _lost_before(self, request: Request) -> bool:
         return self._primary and not request.fua and (request._firm or self._forgotten > request._order)
 

@@ -89,6 +89,8 @@ class PathState:
         """How often answered writes whose data is not kept went down with the last copy: a flush has to fail."""
         self._told = 0
         """The last of these that a flush which was handed in since has told of, by being answered with an error."""
+        self._telling = 0
+        """The same, this wake-up included: what is handed in later in it was on its way before that answer."""
         self._out: list[Buffer] = []
         self._local: deque[Request] = deque()
         self._going = False

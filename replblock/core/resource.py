@@ -147,6 +147,7 @@ class Resource:
         if self.state.suspended:
             self._thaw_what_may()
         self.primary.send_again()
+        self.primary.end_wakeup()
         self.primary.go()
         if attachment.activity is not None:
             attachment.activity.commit()

@@ -161,7 +161,7 @@ class Oracle(Deaths):
         if mine.metadata_failed and theirs.disk_failed:
             # one disk failed, and the other one's metadata before the generation that would tell so was durable: two
             # disks are lost. Which one has more stands on neither of them
-            lost = {m for m in lost if m.node == target.name}
+            lost = {m for m in lost if m.node == target.name and not theirs.metadata_failed}
         return {m for m in lost if theirs.void or not self.holds(target.peer, m)}
 
     def _taken_over(self, node: Node, mark: Mark) -> bool:
