@@ -78,6 +78,8 @@ class Deaths(Answers):
             ledger.alone_at_failure = True
             ledger.forgiven |= ledger.dropped & ledger.dropped_cache
             ledger.dropped -= ledger.dropped_cache
+        # a target that was done before its source heard so counts with what it has acknowledged since
+        ledger.had = {m for m in self.ledger(node.peer).acked - ledger.acked if power and self.holds(node, m)}
         self.pending = {k: v for k, v in self.pending.items() if v[2] is not node}
         self.decisions.pop(node.name, None)
 
@@ -126,7 +128,7 @@ class Deaths(Answers):
             gone = {m for m in ledger.acked if node.name not in m.durable}
             ledger.acked -= gone
             if self._under_a_primary(node):
-                ledger.dropped |= gone
+                ledger.dropped |= gone | {m for m in ledger.had if not (ledger.void or self.holds(node, m))}
             else:
                 # what no flush was answered for goes with the Primary's power, wherever else it is
                 gone |= {m for m in ledger.stood if not m.durable}

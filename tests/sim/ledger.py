@@ -50,6 +50,8 @@ class Ledger:
         self.acked: set[Mark] = set()
         self.stood: set[Mark] = set()
         """Answered with the peer's copy, while the disk that had been given up held it too."""
+        self.had: set[Mark] = set()
+        """What it held before it lost its power, and nobody had counted on."""
         self.forgiven: set[Mark] = set()
         """Not held here, and whoever follows this node may lose them too."""
         self.dropped: set[Mark] = set()
