@@ -82,7 +82,7 @@ class Roles:
                 reply(self._admin.busy())
                 return
             self._admin.ask_peer(self._answered, connection=False, **{k: int(v) for k, v in wanted.items()})
-        elif attempt.flushed or r.meta is None:
+        elif attempt.flushed == r.links.losses or r.meta is None:  # no peer was here since, who may have written
             self._promote()
         else:
             r.secondary.when_written(partial(self._flush_first, r.meta, attempt, reply))
@@ -93,11 +93,12 @@ class Roles:
         If that fails it lacks what the peer may have, and by that generation it would overwrite the peer all the same.
         """
         r = self._r
+        losses = r.links.losses
 
         def flushed(error: int) -> None:
             if error and r.meta is meta:
                 r.disk_failed(error, "flushing at promotion")
-            self._try(attempt._replace(flushed=True, disk=r.state.disk), reply)
+            self._try(attempt._replace(flushed=losses, disk=r.state.disk), reply)
 
         if r.meta is meta:
             meta.flush(flushed)
@@ -221,7 +222,7 @@ class Roles:
             else:
                 durable(0)
 
-        if attempt.flushed and r.state.conn < Conn.CONNECTED:
+        if attempt.flushed == r.links.losses and r.state.conn < Conn.CONNECTED:
             flushed(0)
         elif meta is not None:
             # what the peer sent before it vanished is written and on disk before anybody builds on it

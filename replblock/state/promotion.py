@@ -29,7 +29,8 @@ class Remedy(Enum):
 class Attempt(NamedTuple):
     """The promotion so far. `disk`: our disk now; disk_asked, pdsk_asked: already part of the request.
 
-    flushed: what this disk took, alone, is on it for good. unanswered: the connection broke while the peer was asked.
+    flushed: how many connections had been lost when a flush of this disk, alone, began that ended: a peer that was here
+    since may have written more. unanswered: the connection broke while the peer was asked.
     """
 
     disk: Disk
@@ -38,7 +39,7 @@ class Attempt(NamedTuple):
     pdsk_asked: bool = False
     tries: int = 1
     waited: bool = False
-    flushed: bool = False
+    flushed: int | None = None
     unanswered: bool = False
 
 
@@ -73,7 +74,7 @@ REMEDIES: tuple[RemedyRule, ...] = (
     RemedyRule("peer-may-be-dead", lambda code, a: code == Code.TWO_PRIMARIES and not a.waited,
                Remedy.WAIT_PING_TIMEOUT,
                "The peer is Primary, but perhaps dead and not noticed yet: wait for the next ping."),
-    RemedyRule("peer-came-during-the-flush", lambda code, a: code == Code.IN_TRANSIENT_STATE and a.flushed,
+    RemedyRule("peer-came-during-the-flush", lambda code, a: code == Code.IN_TRANSIENT_STATE and a.flushed is not None,
                Remedy.WAIT_PING_TIMEOUT,
                "It began without the peer, which came while this disk was flushed: the handshake is over soon."),
     RemedyRule("no-remedy", lambda code, a: True, Remedy.GIVE_UP, "There is no remedy for this refusal."),

@@ -217,7 +217,7 @@ MUTATIONS: tuple[Mutation, ...] = (
              '_AS_TARGET = Clip(Disk.INCONSISTENT, Disk.OUTDATED,', '_AS_TARGET = Clip(Disk.INCONSISTENT, Disk.UP_TO_DATE,',
              "3: who waits for a resync still calls itself UpToDate"),
     Mutation("promotion-flushes-after-its-new-generation", "core/roles.py",
-             "elif attempt.flushed or r.meta is None:", "elif True:",
+             "elif attempt.flushed == r.links.losses or r.meta is None:", "elif True:",
              "7: a promotion alone whose flush fails leaves a generation that overwrites the peer"),
     Mutation("crashed-primarys-attach-does-not-flush", "core/attachment.py",
              "if verdict.crashed_primary and r.settings.disk_flushes:", "if False:",

@@ -53,6 +53,19 @@ FOUND = (
           (("fail", "b", "flush"), ("cut_one_way", "b"), ("write", "p", (88, 8, False), 0, 1774924827),
            ("detach_force", "p", None, 8), ("write", "p", (32, 8, False), 1), ("read", "p", (16, 40, False), 2),
            ("attach", "p", None, 20), ("write", "p", (88, 8, False), 0, 2676563960))),
+    Found("flushed-for-a-promotion-before-the-peer-wrote-more",
+          "a promotion flushed without its peer, which came back, wrote and died before it agreed: the promotion "
+          "went on without another flush, and a power loss took what the peer had been answered",
+          {"batch": 0.6, "blocks": 16, "cram_hmac_alg": "sha256", "ping_int_ms": 700, "slow_ms": 30},
+          (("power", "p", None, 20), ("up", "p", None, 60), ("connect", "s", None, 60), ("heal", "b", None, 40),
+           ("primary", "a", None, 5, 4191388552), ("primary", "b"), ("heal", "a", None, 5),
+           ("write", "b", (96, 32, False), 40, 2241752828), ("write", "b", (120, 8, False), 2),
+           ("mend", "p", None, 0, 4196327548), ("primary", "p", None, 40), ("write", "p", (96, 8, False), 2),
+           ("cut", "p", None, 8), ("primary", "s", None, 20), ("wait", "p", None, 20), ("heal", "a"),
+           ("write", "a", (56, 16, False), 2), ("up", "a", None, 40), ("fail_once", "b", ("write", None, False), 40),
+           ("kill", "a", None, 3), ("write", "a", (88, 40, False), 1), ("write", "b", (8, 8, False), 8, 4039044343),
+           ("write", "p", (104, 1, False)), ("flush", "p", None, 100), ("write", "p", (56, 8, True)),
+           ("power", "p"))),
 )  # fmt: skip
 
 
