@@ -221,6 +221,10 @@ def take_over(
         disk = rules.negotiated[0]
         if handshake is None and not rules.data_is_what_we_exposed:
             rule, disk = "own-attach-older-than-exposed", Disk.FAILED
+    elif disk == Disk.NEGOTIATING and conn == Conn.WF_BITMAP_T and rules.negotiated is not None:
+        # whole until the resync begins, as with a new connection: the source's disk may fail before (DRBD 8.4 calls it
+        # Inconsistent, by the least that a target's disk may be)
+        disk = min(rules.negotiated[0], Disk.OUTDATED)
     fresh = own.conn < Conn.CONNECTED
     if fresh and conn == Conn.CONNECTED and peer_disk == Disk.CONSISTENT and own.suspended and new_uuid_pending:
         return TakeOver("rebooted-peer-while-frozen")

@@ -128,6 +128,8 @@ class Deaths(Answers):
             gone = {m for m in ledger.acked if node.name not in m.durable}
             ledger.acked -= gone
             if self._under_a_primary(node):
+                if self.last_role.get(node.name) == Role.PRIMARY:
+                    ledger.unnoticed |= gone  # of two Primaries: a policy that counts changes knows nothing of it
                 ledger.dropped |= gone | {m for m in ledger.had if not (ledger.void or self.holds(node, m))}
             else:
                 # what no flush was answered for goes with the Primary's power, wherever else it is

@@ -135,7 +135,9 @@ def test_take_over_of_an_attach():
     result = over(GOOD._replace(disk=Disk.NEGOTIATING), GOOD, Conn.CONNECTED, rules)
     assert result.state == GOOD
     result = over(GOOD._replace(disk=Disk.NEGOTIATING), GOOD, Conn.WF_BITMAP_T, rules)
-    assert result.state is not None and result.state.disk == INC, "until the first block is in, nothing better"
+    assert result.state is not None and result.state.disk == OUT, "whole until the resync begins"
+    result = over(GOOD._replace(disk=Disk.NEGOTIATING), GOOD, Conn.WF_BITMAP_T, rules._replace(negotiated=(INC, UNK)))
+    assert result.state is not None and result.state.disk == INC
 
 
 def test_a_primary_does_not_go_back_to_older_data_because_the_peer_has_no_disk():
