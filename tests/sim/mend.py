@@ -84,7 +84,8 @@ class Mender:
                 for verb in ("secondary", "disconnect"):  # its disk was refused: only a new connection lets it give up
                     player.command(node, verb, {})
                     self.sim.run(500)
-            player.command(node, "attach", {})
+            if number < 20 or node is self.sim.nodes[number % 2]:  # two disks that refuse each other: one at a time
+                player.command(node, "attach", {})
         if state.conn == Conn.STANDALONE and number % 3 == 0:
             player.command(node, "connect", {})
 
