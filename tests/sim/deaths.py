@@ -26,7 +26,8 @@ class Deaths(Answers):
         # a crashed Primary's disk that fails before the peer was met again lost what a power loss would have taken:
         # by DRBD's table (rule 40) it is the source all the same, and nobody there knows what the peer has
         crashed = self.last_role.get(node.name) == Role.PRIMARY and state.role != Role.PRIMARY
-        crashed = crashed and state.disk != Disk.ATTACHING  # an attach notes it
+        # an attach notes it; that means nothing to a kernel peer that calls its own disk Inconsistent meanwhile
+        crashed = crashed and (state.disk != Disk.ATTACHING or not node.settings.offer_ordered)
         ledger.flush_failed, ledger.failed_ms = self.tick(), self.sim.now
         ledger.failed_apart = state.conn < Conn.CONNECTED
         # without the peer's disk nobody was there who has more; that this one lost writes a kernel peer is not told
