@@ -123,11 +123,7 @@ class PrimaryPath(Reads, Flushing):
             self._in_flight += 1
             self._in_flight_bytes += request.length_bytes
             op = request.op
-            if not self._primary and op not in (Op.READ, Op.FLUSH):
-                request.errno = errnos.EROFS  # demoted under its users
-                request._waits = 0
-                self._complete(request)
-            elif op == Op.WRITE:
+            if op == Op.WRITE:
                 self._write(request)
             elif op == Op.READ:
                 self._read(request)
@@ -178,7 +174,8 @@ class PrimaryPath(Reads, Flushing):
         again = self._again
         # what is sent again goes first, the oldest before the others, the last of it too while it waits for the log
         new_in_between = not request._order and self._starting is not None
-        if self.frozen or new_in_between or (again and (not request._order or again[0].order < request._order)):
+        older_first = again and (not request._order or again[0].order < request._order)
+        if self.frozen or not self._primary or new_in_between or older_first:
             self._not_yet(request)
             return
         if self.busy.count and (not self._ordered or self._r.sync.ranges_matter):

@@ -124,14 +124,17 @@ class Resend(PathState):
             self._parked.append(request)
 
     def _not_yet(self, request: Request) -> None:
-        """It waited for something else, and may not begin now."""
+        """It waited for something else, and may not begin now; on a node that is no Primary any more it never may."""
         request._waits &= ~AGAIN
         if is_copy(request) or request._waits & LOCAL:
             self._nowhere(request)
         elif request._order:
             self._later(request)
-        else:
+        elif self._primary:
             self._park(request)
+        else:
+            request.errno = errnos.EROFS
+            self._complete(request)
 
     def _later(self, request: Request) -> None:
         """It was sent and is not answered: it is sent again, before anything new, or completed here alone."""

@@ -66,6 +66,17 @@ FOUND = (
            ("kill", "a", None, 3), ("write", "a", (88, 40, False), 1), ("write", "b", (8, 8, False), 8, 4039044343),
            ("write", "p", (104, 1, False)), ("flush", "p", None, 100), ("write", "p", (56, 8, True)),
            ("power", "p"))),
+    Found("demoted-by-a-policy-with-a-write-in-the-wings",
+          "a write waited for the activity log when a policy demoted its Primary and made it a target: begun all the "
+          "same, it went to the source, which had read older data for the resync; that came after it, and lay on top",
+          {"after_sb_0pri": "discard-older-primary", "after_sb_1pri": "call-pri-lost-after-sb", "al_extents": 2,
+           "batch": 0.6, "blocks": 2064, "cram_hmac_alg": "sha256", "delay_ms": 15, "slow_share": 1.0},
+          (("flush", "a"), ("repair", "a"), ("resume", "b"), ("fail", "a", "meta"), ("repair", "a"),
+           ("crowd", "a", ("disconnect", (("write", (11825, 8, False)), ("read", (10424, 8, False)),
+                                          ("write", (3576, 2, False))), (("write", (8288, 1, False)),))),
+           ("primary", "b"), ("mend", "p"), ("slow", "p", 300), ("write", "p", (16504, 8, False), 0, 1370787626),
+           ("zero", "p", (6512, 8, False)), ("zero", "p", (3445, 8, False)), ("kill", "s", None, 20),
+           ("write", "p", (11829, 8, False)))),
 )  # fmt: skip
 
 
