@@ -76,6 +76,31 @@ def judge(r: Resource, report: State, peer_disk: Disk) -> Judged:
     return Judged(verdict, decision, peers)
 
 
+def adopt(r: Resource, judged: Judged) -> None:
+    """What a verdict changes in the metadata, as soon as its connection is sure to stand.
+
+    Not before: where the states forbid it, both nodes go on as they are. Who is Primary writes on, and nothing but the
+    generations and flags of before tells that these are changes of its own.
+    """
+    verdict, decision, peers = judged
+    meta, theirs = r.meta, r.handshake.peer_uuids
+    assert meta is not None and theirs is not None
+    before = meta.superblock
+    mine = verdict.mine._replace(current=meta.uuids.current)  # a loser has given up its role meanwhile
+    fell_behind = decision.conn == Conn.WF_BITMAP_T and mine.plain().current == peers.plain().bitmap
+    if fell_behind and not decision.split_brain:
+        # what the peer marks here now must not look like changes of our own; those that there are, given up by order,
+        # stay our own until the resync has begun: the connection may break before
+        mine = mine.set_bitmap(0)
+        meta.put_flags(0, Flag.WENT_ON_ALONE)
+    meta.put(mine)
+    if meta.superblock != before:
+        meta.save()
+    # repairs of a half-finished resync hold for our copy of the peer's generations too
+    r.handshake.peer_uuids = theirs._replace(**verdict.peers._asdict())
+    r.remembered.repaired(verdict.peers)
+
+
 def refused_unheard(r: Resource) -> Decision | None:
     """Why the disk that is being attached cannot stay, before a peer hears of it that follows DRBD's table alone.
 

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from replblock.core.bitmaps import BitmapExchange
-from replblock.core.judging import judge
+from replblock.core.judging import Judged, adopt, judge
 from replblock.core.parting import (
     crosses_attach,
     part_from_rebooted,
@@ -126,6 +126,7 @@ class Resync:
         good_now = reaction.peer_disk > Disk.INCONSISTENT >= own.pdsk
         if (fresh or new_disk_there or good_now) and would_lose_exposed_data(r, own):
             return
+        judged: Judged | None = None
         conn: Conn | None = None
         told = False
         if reaction.handshake:
@@ -134,7 +135,8 @@ class Resync:
                 # before deciding: the decision may repair our generations, and the peer must come to its mirror image
                 r.handshake.send_uuids()
                 told = True
-            decision = self._decide(report, reaction)
+            judged = self._decide(report, reaction)
+            decision = judged.decision
             own, conn = r.state, decision.conn  # a loser may just have given up its role
             if conn == Conn.DISCONNECTING and own.disk != Disk.NEGOTIATING and report.disk != Disk.NEGOTIATING:
                 text = refusal_text(decision, r.settings.resource, own.role)
@@ -149,8 +151,10 @@ class Resync:
             text = state_refusal_text(own, report, outcome.rule, r.settings.resource)
             r.links.drop(Conn.DISCONNECTING, outcome.rule, text, "error")
             return
-        if conn in (Conn.WF_BITMAP_S, Conn.WF_BITMAP_T) and self.decision is not None and self.decision.full_sync:
-            self.mark_everything()
+        if judged is not None and not judged.decision.refused:
+            adopt(r, judged)
+            if judged.decision.full_sync and conn in (Conn.WF_BITMAP_S, Conn.WF_BITMAP_T):
+                self.mark_everything()
         r.change(reaction.handshake_rule or outcome.rule, forced=True, **outcome.state._asdict())
         if outcome.rule.startswith("own-attach-"):
             r.attachment.abort(outcome.rule)
@@ -169,39 +173,18 @@ class Resync:
         if conn is not None:
             self._begin()
 
-    def _decide(self, report: State, reaction: Reaction) -> Decision:
+    def _decide(self, report: State, reaction: Reaction) -> Judged:
         r = self._r
-        meta, theirs = r.meta, r.handshake.peer_uuids
-        assert meta is not None and theirs is not None
         judged = judge(r, report, reaction.peer_disk)
-        verdict, decision, peers = judged.verdict, judged.decision, judged.peers
-        self.decision = decision
+        decision = self.decision = judged.decision
         if not decision.refused:
             r.why("notice", decision.rule, f"{reaction.handshake_rule}: {decision.text}")
-            if verdict.mine != meta.uuids:
-                meta.put(verdict.mine)
-                meta.save()
-            self._end_own_bitmap(decision, meta, peers)
-            # repairs of a half-finished resync hold for our copy of the peer's generations too
-            r.handshake.peer_uuids = theirs._replace(**verdict.peers._asdict())
-            r.remembered.repaired(verdict.peers)
         self.call_handlers(decision)
         if decision.demote:
             r.primary.ready = False
             r.primary.fail_held()  # what waits for an answer is given up with the rest
             r.change("after-sb-demote", forced=True, role=Role.SECONDARY)
-        return decision
-
-    def _end_own_bitmap(self, decision: Decision, meta: MetaStore, peers: Generations) -> None:
-        """A target that only fell behind: what the peer marks here now must not look like changes of its own.
-
-        Those that it has, given up by order, stay its own until the resync has begun: the connection may break before.
-        """
-        fell_behind = decision.conn == Conn.WF_BITMAP_T and meta.uuids.plain().current == peers.plain().bitmap
-        if fell_behind and not decision.split_brain and (meta.uuids.bitmap or meta.flags & Flag.WENT_ON_ALONE):
-            meta.put(meta.uuids.set_bitmap(0))
-            meta.put_flags(0, Flag.WENT_ON_ALONE)
-            meta.save()
+        return judged
 
     def call_handlers(self, decision: Decision) -> None:
         """A split brain, or a Primary that loses: whoever is configured to hear of it does."""

@@ -161,3 +161,28 @@ def test_a_source_that_wrote_nothing_alone_has_no_changes_of_its_own() -> None:
     world.settle()
     assert world.same_data()
     assert world.b.disk.data(12288)[8192:] == LATER
+
+
+def test_a_connection_that_the_roles_forbid_leaves_the_mark_of_who_is_on_its_own() -> None:
+    """Nothing is marked yet; the Primary that missed the end stays Primary, and writes on."""
+    world = World(5, size_bytes=16 * MIB, rr_conflict="violently").pair()
+    world.kill(world.b)
+    world.run(20_000)
+    world.write(world.a, 0, b"1" * 4096)
+    world.up(world.b)
+    part_at_the_end(world)
+    world.ok(world.b, "primary", force=True)
+    world.heal()
+    world.run_until(lambda: conn(world.a) == conn(world.b) == Conn.STANDALONE)
+    assert any("state-not-allowed" in line for line in world.lines)
+    assert world.a.resource.meta is not None
+    assert not world.a.resource.meta.bitmap.count
+    world.write(world.a, 8192, ALONE)
+    world.flush(world.a)
+    world.ok(world.b, "secondary")
+    world.ok(world.a, "connect")
+    world.ok(world.b, "connect")
+    world.run(30_000)
+    assert conn(world.a) == conn(world.b) == Conn.STANDALONE
+    assert any("target-has-own-changes" in line for line in world.lines)
+    assert world.a.disk.data(12288)[8192:] == ALONE

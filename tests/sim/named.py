@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from itertools import product
 from typing import Any, NamedTuple
 
+from replblock.core.judging import Judged
 from replblock.core.sync import Resync
 from replblock.meta.superblock import Flag, Superblock
 from replblock.state.handshake import RR_CONFLICT, STEPS
@@ -165,17 +166,18 @@ class Teller(Player):
         if named.disks:
             self.sim.network.cut = {"a", "b"}
 
-    def watch(self, resync: Any, decide: Any, report: Any, reaction: Any) -> Decision:
+    def watch(self, resync: Any, decide: Any, report: Any, reaction: Any) -> Judged:
         """Instead of the handshake's decision: the same, and remembered."""
         r = resync._r
         node = self.sim.a if r.settings.node == "a" else self.sim.b
         primaries = (r.state.role == Role.PRIMARY) + (report.role == Role.PRIMARY)
         s = r.settings
         content = bytes(node.platter.content), bytes(node.peer.platter.content)
-        decision: Decision = decide(resync, report, reaction)
+        judged: Judged = decide(resync, report, reaction)
+        decision = judged.decision
         keys = frozenset(keys_of(decision, primaries, (s.after_sb_0pri, s.after_sb_1pri, s.after_sb_2pri)))
         self.seen.append(Seen(node.name, keys, decision, *content))
-        return decision
+        return judged
 
     def tell(self, patch: Any) -> bool:
         """Play it, judge it; whether it reached its rules."""

@@ -77,6 +77,17 @@ FOUND = (
            ("primary", "b"), ("mend", "p"), ("slow", "p", 300), ("write", "p", (16504, 8, False), 0, 1370787626),
            ("zero", "p", (6512, 8, False)), ("zero", "p", (3445, 8, False)), ("kill", "s", None, 20),
            ("write", "p", (11829, 8, False)))),
+    Found("a-verdict-that-the-roles-forbade-took-effect",
+          "a Primary that had missed the end of the resync it was the source of met its peer, promoted meanwhile; both "
+          "being Primary the connection ended at once, but the mark that it is on its own was gone: what it wrote then "
+          "was overwritten unasked",
+          {"batch": 0.6, "blocks": 40, "cram_hmac_alg": "sha256", "max_in_flight_bytes": 20000, "resync_rate_kib": 400,
+           "rr_conflict": "violently"},
+          (("crowd", "a", ("connect", (), (("write", (112, 8, False)), ("write", (81, 8, False))))),
+           ("disconnect", "s", None, 50), ("write", "p", (232, 40, False), 0, 3528640476),
+           ("write", "p", (168, 40, False)), ("connect", "s", None, 250, 2621042766), ("slow", "s", 2),
+           ("kill", "s", None, 60), ("up", "s", None, 60, 2862333399), ("primary", "b"), ("invalidate", "a", None, 300),
+           ("write", "p", (304, 8, False)))),
 )  # fmt: skip
 
 
