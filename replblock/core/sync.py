@@ -180,9 +180,12 @@ class Resync:
         if not decision.refused:
             r.why("notice", decision.rule, f"{reaction.handshake_rule}: {decision.text}")
         self.call_handlers(decision)
+        own = r.state
+        discarded = own.role == Role.PRIMARY and own.disk == Disk.UP_TO_DATE and decision.conn == Conn.WF_BITMAP_T
+        if decision.demote or discarded:
+            r.primary.fail_held()  # what waits for an answer is given up with the rest
         if decision.demote:
             r.primary.ready = False
-            r.primary.fail_held()  # what waits for an answer is given up with the rest
             r.change("after-sb-demote", forced=True, role=Role.SECONDARY)
         return judged
 

@@ -96,8 +96,9 @@ class Answers(Watch):
             if flush_failed and not local:
                 mine.untold.add(mark)
             excused = theirs.lost_power > mark.submitted or theirs.void or flush_failed
-            # refused there, it is marked and acknowledged with the copy here, whatever became of the peer since
-            excused = excused or (local and peer.name in mark.refused) or gave_up
+            # refused there (maybe by a disk that was being detached, which never saw it), it is marked and acknowledged
+            # with the copy here, whatever became of the peer since
+            excused = excused or (local and (peer.name in mark.refused or self.marked(node, mark))) or gave_up
             if held and not theirs.void:
                 theirs.acked.add(mark)
             elif theirs.lost_power > mark.submitted:
