@@ -25,6 +25,7 @@ class Deaths(Answers):
         state = node.state
         # a crashed Primary's disk that fails before the peer was met again lost what a power loss would have taken:
         # by DRBD's table (rule 40) it is the source all the same, and nobody there knows what the peer has
+        role = self._serves(node)
         crashed = self.last_role.get(node.name) == Role.PRIMARY and state.role != Role.PRIMARY
         # an attach notes it; that means nothing to a kernel peer that calls its own disk Inconsistent meanwhile
         crashed = crashed and (state.disk != Disk.ATTACHING or not node.settings.offer_ordered)
@@ -33,7 +34,7 @@ class Deaths(Answers):
         # without the peer's disk nobody was there who has more; that this one lost writes a kernel peer is not told
         left = self._alone(state) or state.conn in (Conn.STARTING_SYNC_S, Conn.WF_BITMAP_S)  # it ends the connection
         alone = state.conn < Conn.CONNECTED or (left and not node.settings.offer_ordered)
-        ledger.alone_at_failure = (state.role == Role.PRIMARY or crashed) and alone
+        ledger.alone_at_failure = (role == Role.PRIMARY or crashed) and alone
 
     def metadata_written(self, node: Node, well: bool) -> None:
         """A write of metadata ended."""
@@ -87,6 +88,7 @@ class Deaths(Answers):
     def _disk_fails(self, node: Node, old: Any, new: Any) -> None:
         ledger = self.ledger(node)
         if new.disk == Disk.FAILED and node.platter.failing:
+            ledger.only_a_read = not ledger.disk_failed and node.platter.failing == {"read"}
             ledger.disk_failed = True
             ledger.metadata_failed |= "meta" in node.platter.failing
             if new.conn >= Conn.CONNECTED:
@@ -113,6 +115,8 @@ class Deaths(Answers):
         ledger.received.clear()
         ledger.untold.clear()
         ledger.died = self.tick()
+        if ledger.only_a_read and ledger.met < ledger.failed_connected and node.platter.says_consistent:
+            ledger.disk_failed = False  # nothing has taken its place: the next attach finds it as good as before
         self.comes_back(node)
         if ledger.only_in_memory and not node.platter.says_consistent and not ledger.void:
             # the end of a resync that its metadata does not say yet: it comes back as the target that it was; unless an

@@ -6,7 +6,8 @@ from __future__ import annotations
 import random
 from typing import Any, NamedTuple
 
-from tests.sim.scenes import crowd, once, scene
+from tests.sim.crossings import CROSSINGS
+from tests.sim.scenes import SCENES, SHARPER, crowd, once, scene
 
 BLOCKS_PER_EXTENT = 1024
 LONG_EVENTS = 200
@@ -16,6 +17,8 @@ RICHER_SEEDS = 20_000_000
 """From this seed on, scenes and more kinds of events stand among the single ones, and a resync may last."""
 SHARPER_SEEDS = 30_000_000
 """From this seed on there are scenes for what those of before hardly ever came to."""
+CROSSING_SEEDS = 60_000_000
+"""From this seed on also those in which an order, a failure and a death cross each other within milliseconds."""
 
 
 class Event(NamedTuple):
@@ -174,11 +177,12 @@ def _richer_history(seed: int, events: int) -> History:
     if sharper:
         world["batch"] = choice([0.0, 0.05, 0.3, 0.6])
         world["al_extents"] = choice([2, 2, 7, 67])
+    known = (*SHARPER, *CROSSINGS) if seed >= CROSSING_SEEDS else SHARPER if sharper else SCENES
     made: list[Event] = []
     upto = events + rng.randrange(40)
     while len(made) < upto:
         if rng.random() < scenes:
-            steps = scene(rng, lambda kind: argument(kind, rng, spots, blocks), sharper)
+            steps = scene(rng, lambda kind: argument(kind, rng, spots, blocks), known)
             made += [Event(*step, rng.getrandbits(32)) for step in steps]
             continue
         kind = rng.choices(kinds, weights)[0]

@@ -100,6 +100,8 @@ class Ledger:
         self.only_in_memory = False
         """It called itself UpToDate when it died."""
         self.disk_failed = False
+        self.only_a_read = False
+        """That it failed, and nothing else did: whatever it had taken is still there."""
         self.metadata_failed = False
         self.untellable = False
         """Its metadata could not be written: what its disk lacks since then only the peer can know of."""

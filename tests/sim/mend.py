@@ -48,6 +48,7 @@ class Mender:
         sim.network.kick()
         for node in sim.nodes:
             node.fuse = None
+            node.watchers = []
             if node.busy_until > sim.now + 100:
                 node.busy_until = sim.now + 100
                 sim.at(node.busy_until, node.resume, node.life)

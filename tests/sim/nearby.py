@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from tests.sim.false_alarms import FALSE_ALARMS
+from tests.sim.false_alarms import FALSE_ALARMS, Found
 from tests.sim.history import LONG, LONG_WAITS, MORE, WAITS, Event, History, argument, setup
 from tests.sim.test_once_failed import FOUND
 from tests.sim.test_once_failed_too import FOUND as FOUND_TOO
@@ -29,14 +29,17 @@ SCALES = (0.5, 0.8, 1.2, 1.5, 2.0)
 
 def nearby_history(seed: int) -> History:
     """One to three of them in a row, each a little different."""
-    rng = random.Random(seed)
-    base = rng.choice(KNOWN)
+    return near(random.Random(seed), KNOWN)
+
+
+def near(rng: random.Random, known: tuple[Found, ...]) -> History:
+    base = rng.choice(known)
     world = _world(rng, base.setup)
     blocks = world.get("blocks", 2)
     made = _changed(rng, base.events, blocks)
     for _ in range(rng.choice((0, 0, 0, 1, 2))):
         made += [Event("mend", "a", None, 0, rng.getrandbits(32)), Event("primary", "a", None, 60)]
-        made += _changed(rng, rng.choice(KNOWN).events, blocks)
+        made += _changed(rng, rng.choice(known).events, blocks)
     return History(world, tuple(made))
 
 

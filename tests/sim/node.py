@@ -90,6 +90,8 @@ class Node:
         """How often an event finds the engine at work and waits for others: one wake-up then handles them all."""
         self.wall_offset_s = 0
         self.handlers: Callable[[Node, str], int] = lambda node, name: 0
+        self.watchers: list[Callable[[Any, Any], bool]] = []
+        """What is to happen with a change of state; it goes when it has happened."""
         self.dials_ms: list[int] = []
         self.said: Counter[str] = Counter()
         """How often each rule was logged, in all lives."""
@@ -409,6 +411,7 @@ class Node:
 
     def state_changed(self, old: Any, new: Any) -> None:
         self.sim.oracle.state_changed(self, old, new)
+        self.watchers = [each for each in self.watchers if not each(old, new)]
 
     def flush_failed(self) -> None:
         self.sim.oracle.flush_failed(self)

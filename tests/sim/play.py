@@ -19,7 +19,7 @@ from tests.sim.oracle import Oracle
 
 DIALS_BY_OTHERS = 25
 """Within a minute: for connections that operators make, and the peer's dials that are answered."""
-ENDS_CONNECTIONS = {"kill", "power", "fuse", "disconnect", "down", "cut", "cut_one_way", "forget", "fail_once"}
+ENDS_CONNECTIONS = {"kill", "power", "fuse", "disconnect", "down", "cut", "cut_one_way", "forget", "fail_once", "when"}
 """With more of these in a history it may be as many: each makes a new connection in the end."""
 CHECK_EVERY = 16
 SETTINGS = {field.name for field in fields(Settings)}
@@ -35,6 +35,8 @@ COMMANDS = {
 }  # fmt: skip
 
 OPS = {"write": Op.WRITE, "zero": Op.ZERO, "trim": Op.TRIM, "flush": Op.FLUSH, "read": Op.READ}
+AT_ONCE = ("fuse", "fail", "fail_once", "slow")
+"""What `when` can bring about in the middle of a wake-up."""
 CHANGED_BY = {
     "secondary": "demoted", "disconnect": "disconnect", "connect": "connect", "detach": "detaching",
     "invalidate": "invalidate", "invalidate_remote": "invalidate-remote", "outdate": "outdate",
@@ -122,12 +124,7 @@ class Player:
         sim.rng.seed(event.salt)
         if self.trace:
             sim.note(f"event {number}: {event}")
-        node = self._named(event.node)
-        verb = COMMANDS.get(event.kind)
-        if verb is not None:
-            self.command(node, *verb)
-        else:
-            getattr(self, "do_" + event.kind)(node, event.arg)
+        self._carry_out(self._named(event.node), event.kind, event.arg)
         sim.run(event.wait_ms)
         self.played = number + 1
         if number % CHECK_EVERY == 0:
@@ -253,6 +250,35 @@ class Player:
         kind, *death = arg
         node.platter.failing.add(kind)
         node.platter.once[kind] = tuple(death)
+
+    def do_when(self, node: Node, arg: Any) -> None:
+        """With the next change of this part of the state, or so many ms after it, something happens here or there."""
+        field, value, (kind, here, more, after_ms) = arg
+
+        def changed(old: Any, new: Any) -> bool:
+            now = getattr(new, field)
+            if now == getattr(old, field) or value not in (None, now.name):
+                return False
+            meant = node if here else node.peer
+            if kind in AT_ONCE and not after_ms:
+                getattr(self, "do_" + kind)(meant, more)
+            else:
+                self.sim.at(self.sim.now + after_ms, self._happens, meant, kind, more)
+            return True
+
+        node.watchers.append(changed)
+
+    def _happens(self, node: Node, kind: str, arg: Any) -> None:
+        if self.trace:
+            self.sim.note(f"meanwhile: {kind} {node.name}")
+        self._carry_out(node, kind, arg)
+
+    def _carry_out(self, node: Node, kind: str, arg: Any) -> None:
+        verb = COMMANDS.get(kind)
+        if verb is not None:
+            self.command(node, *verb)
+        else:
+            getattr(self, "do_" + kind)(node, arg)
 
     def do_repair(self, node: Node, arg: Any) -> None:
         node.platter.failing.clear()

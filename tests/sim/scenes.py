@@ -227,9 +227,8 @@ SHARPER = (
 )  # fmt: skip
 
 
-def scene(rng: random.Random, argument: Argument, sharper: bool) -> list[Step]:
+def scene(rng: random.Random, argument: Argument, scenes: tuple[tuple[Any, int], ...]) -> list[Step]:
     """One of them, mostly begun with both nodes well and a Primary."""
-    scenes = SHARPER if sharper else SCENES
     made = rng.choices([make for make, _ in scenes], [weight for _, weight in scenes])[0]
     order: list[Step] = [("mend", "p", None, 0), ("primary", "p", None, 40)]
     return [*(order if rng.random() < 0.7 else []), *made(rng, argument)]

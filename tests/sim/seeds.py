@@ -3,13 +3,18 @@
 
 from __future__ import annotations
 
+from tests.sim.aimed import aimed_history
 from tests.sim.history import History, long_history
 from tests.sim.nearby import nearby_history
 
 NEARBY_SEEDS = 10_000_000_000
 """From this seed on: near what once failed. Below: long ones."""
+AIMED_SEEDS = 20_000_000_000
+"""From this seed on: one scene each, under settings that let it come to what it aims at."""
 
 
 def history_of(seed: int) -> History:
     """The history of this seed, for ever."""
+    if seed >= AIMED_SEEDS:
+        return aimed_history(seed)
     return nearby_history(seed) if seed >= NEARBY_SEEDS else long_history(seed)
