@@ -70,8 +70,25 @@ def try_one(mutation: Mutation, first: int, limit: int) -> Result:
 
 def run(tree: str, first: int, limit: int) -> tuple[int, bool, str]:
     """A worker with the package of `tree`: the seeds it played, whether the last one failed, and how."""
+    seeds, caught, how = _told_by(tree, "--worker", str(first), str(limit)).split("\t", 2)
+    return int(seeds), caught == "caught", how
+
+
+def noticing(tree: str, schedule: str, limit: int) -> str:
+    """How a schedule of `test_once_failed_since.py` fails with the package of `tree`; "" if it does not.
+
+    As it stands, or with other seeds of chance, so many at most.
+    """
+    how = _told_by(tree, "--schedule", schedule, str(limit)).split("\t", 1)[1]
+    if how.startswith(CRASHES):
+        raise RuntimeError(f"{schedule} does not run: {how}")
+    return how
+
+
+def _told_by(tree: str, *arguments: str) -> str:
+    """The last line of a worker with the package of `tree`."""
     # -P: a mutated copy must be found before the checkout
-    command = [sys.executable, "-P", "-m", "tests.sim.mutate", "--worker", tree, str(first), str(limit)]
+    command = [sys.executable, "-P", "-m", "tests.sim.mutate", arguments[0], tree, *arguments[1:]]
     environment = {**os.environ, "PYTHONPATH": f"{tree}:{ROOT}", "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
         command, cwd=tree, env=environment, capture_output=True, text=True, timeout=WORKER_PATIENCE_S, check=False
@@ -79,8 +96,7 @@ def run(tree: str, first: int, limit: int) -> tuple[int, bool, str]:
     lines = done.stdout.splitlines()
     if done.returncode or not lines:
         raise RuntimeError(f"the worker in {tree} ended with {done.returncode}: {done.stderr[-2000:]}")
-    seeds, caught, how = lines[-1].split("\t", 2)
-    return int(seeds), caught == "caught", how
+    return lines[-1]
 
 
 def worker(tree: str, first: int, limit: int) -> None:
@@ -98,6 +114,26 @@ def worker(tree: str, first: int, limit: int) -> None:
     print(f"{limit}\tsurvived\t")
 
 
+def schedule_worker(tree: str, name: str, limit: int) -> None:
+    """The same for a schedule."""
+    import replblock
+    from tests.sim.history import Event, History
+    from tests.sim.shrink import play
+    from tests.sim.test_once_failed_since import FOUND
+
+    assert Path(replblock.__file__).resolve().parent.parent == Path(tree).resolve(), f"not the package of {tree}"
+    found = next(each for each in FOUND if each.name == name)
+    for salt in range(limit):
+        events = [Event(*event) for event in found.events]
+        if salt:
+            events = [event._replace(salt=salt * 1000 + number) for number, event in enumerate(events)]
+        failure = play(History(found.setup, tuple(events)))
+        if failure is not None:
+            print(f"{salt}\t{' '.join(failure.text.split())[:160]}")
+            return
+    print(f"{limit}\t")
+
+
 def results(mutations: list[Mutation], first: int, limit: int, jobs: int) -> Iterator[Result]:
     """In the order of the list."""
     with ThreadPoolExecutor(jobs) as pool:
@@ -108,6 +144,9 @@ def main() -> int:
     """Try them all, print a table and the median."""
     if sys.argv[1:2] == ["--worker"]:
         worker(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+        return 0
+    if sys.argv[1:2] == ["--schedule"]:
+        schedule_worker(sys.argv[2], sys.argv[3], int(sys.argv[4]))
         return 0
     parser = argparse.ArgumentParser(prog="python -m tests.sim.mutate", description=__doc__)
     parser.add_argument("names", nargs="*", help="only these mutations")
