@@ -16,7 +16,7 @@ from tests.sim.history import Event, History, argument, setup
 from tests.sim.nearby import KNOWN, near
 from tests.sim.test_once_failed_since import FOUND
 
-ALSO_KNOWN = (*KNOWN, *FALSE_ALARMS[10:12], *FOUND[:2])
+ALSO_KNOWN = (*KNOWN, *FALSE_ALARMS[10:12], *FOUND[:18])
 """The numbers are fixed, as those of KNOWN are."""
 NEAR_SHARE = 0.25
 QUICK = (1, 2)
@@ -38,11 +38,12 @@ AIMS: tuple[tuple[crossings.Scene, int, dict[str, tuple[Any, ...]]], ...] = (
     (crossings.crossing, 2, {**DETACH, "slow_ms": (2, 4)}),
     (crossings.spoken_of, 1, DETACH),
     (crossings.late_answers, 3, {"resync_rate_kib": (40, 400, 4 << 20)}),
-    (crossings.refused_again, 2, {"offer_ordered": (False,)}),
+    (crossings.refused_again, 3, {"offer_ordered": (False,)}),
     (crossings.out_again, 1, DETACH),
     (crossings.given_up, 2, {**DETACH, "delay_ms": QUICK, "slow_share": (0.3, 1.0)}),
-    (crossings.uncounted, 1, {**DETACH, **COUNTED}),
-    (crossings.beaten, 3, BEATEN),
+    (crossings.uncounted, 2, {**DETACH, **COUNTED}),
+    (crossings.beaten, 4, BEATEN),
+    (crossings.whatever, 7, {}),
 )
 """A scene, its weight, and what of the settings it needs: one of these each."""
 

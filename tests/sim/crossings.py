@@ -14,6 +14,17 @@ Step = tuple[str, str, Any, int]
 Argument = Callable[[str], Any]
 Scene = Callable[[random.Random, Argument], list[Step]]
 AFTER = (0, 0, 0, 0, 1, 2, 4, 8, 16)
+AWHILE = (0, 2, 8, 20, 60, 300)
+ORDERS = (
+    "invalidate", "invalidate_remote", "detach", "detach_force", "attach", "attach", "disconnect", "connect", "connect",
+    "primary", "secondary", "outdate", "pause", "resume", "discard",
+)  # fmt: skip
+VALUES = {
+    "disk": (None, None, "FAILED", "NEGOTIATING", "INCONSISTENT", "OUTDATED", "UP_TO_DATE"),
+    "pdsk": (None, None, "FAILED", "DISKLESS", "INCONSISTENT", "UP_TO_DATE"),
+    "conn": (None, None, "CONNECTED", "WF_BITMAP_T", "WF_SYNC_UUID", "SYNC_SOURCE", "SYNC_TARGET", "WF_CONNECTION"),
+    "role": (None,),
+}
 
 
 def writes(rng: random.Random, argument: Argument, least: int, most: int) -> list[Step]:
@@ -204,7 +215,30 @@ def beaten(rng: random.Random, argument: Argument) -> list[Step]:
     return [*steps, ("wait", "a", None, rng.choice((60, 500, 2000)))]
 
 
+def whatever(rng: random.Random, argument: Argument) -> list[Step]:
+    """Orders under load; in the very moment in which something changes, something else happens, here or there."""
+    steps = [("slow", rng.choice("ps"), rng.choice((2, 30, 100)), 0)] if rng.random() < 0.7 else []
+    steps += writes(rng, argument, 0, 3)
+    for _ in range(rng.randrange(1, 5)):
+        field = rng.choice(("disk", "pdsk", "conn", "conn", "role"))
+        value = rng.choice(VALUES[field])
+        chance = rng.random()
+        if chance < 0.35:
+            what = dying(rng, rng.random() < 0.5, 40)
+        elif chance < 0.6:
+            what = (*losing(rng), rng.choice(AFTER))
+        else:
+            kind = rng.choice((*ORDERS, "cut", "forget", "heal", "write", "flush", "read"))
+            arg = argument(kind) if kind in ("write", "read") else None
+            what = (kind, rng.random() < 0.5, arg, rng.choice(AFTER))
+        kind, here, *rest = what
+        steps += [at(rng.choice("ps"), field, value, (kind, here != (rng.random() < 0.3), *rest))]
+    for _ in range(rng.randrange(1, 4)):
+        steps += [(rng.choice(ORDERS), rng.choice("ps"), None, rng.choice(AWHILE)), *writes(rng, argument, 0, 3)]
+    return [*steps, ("wait", "p", None, rng.choice((20, 60, 300))), *back(rng), ("connect", "s", None, 60)]
+
+
 CROSSINGS: tuple[tuple[Scene, int], ...] = (
     (ordered_away, 3), (missed_end, 2), (bad_start, 2), (crossing, 1), (spoken_of, 1), (late_answers, 3),
-    (refused_again, 2), (out_again, 1), (given_up, 2), (uncounted, 2), (beaten, 2),
+    (refused_again, 2), (out_again, 1), (given_up, 2), (uncounted, 2), (beaten, 2), (whatever, 8),
 )  # fmt: skip

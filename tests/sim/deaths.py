@@ -27,8 +27,10 @@ class Deaths(Answers):
         # by DRBD's table (rule 40) it is the source all the same, and nobody there knows what the peer has
         role = self._serves(node)
         crashed = self.last_role.get(node.name) == Role.PRIMARY and state.role != Role.PRIMARY
-        # an attach notes it; that means nothing to a kernel peer that calls its own disk Inconsistent meanwhile
-        crashed = crashed and (state.disk != Disk.ATTACHING or not node.settings.offer_ordered)
+        # an attach notes it; that means nothing to a kernel peer that calls its own disk Inconsistent meanwhile, which
+        # one that is in use has no reason to
+        deaf = not node.settings.offer_ordered and not (node.peer.on and node.peer.state.disk == Disk.UP_TO_DATE)
+        crashed = crashed and (state.disk != Disk.ATTACHING or deaf)
         ledger.flush_failed, ledger.failed_ms = self.tick(), self.sim.now
         ledger.failed_apart = state.conn < Conn.CONNECTED
         # without the peer's disk nobody was there who has more; that this one lost writes a kernel peer is not told

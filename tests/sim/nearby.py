@@ -75,6 +75,9 @@ def _within(kind: str, arg: Any, sectors: int) -> Any:
     if kind == "crowd":
         verb, *parts = arg
         return (verb, *(tuple((each, _within(each, of, sectors)) for each, of in part) for part in parts))
+    if kind == "when":
+        field, value, (then, here, more, after_ms) = arg
+        return field, value, (then, here, _within(then, more, sectors), after_ms)
     if kind not in ("write", "zero", "trim", "read") or arg is None:
         return arg
     first, count, fua = arg
@@ -105,6 +108,9 @@ def _alike(kind: str) -> tuple[str, ...]:
 
 
 def _of_kind(rng: random.Random, kind: str, event: Event, blocks: int) -> Event:
+    if kind == "when":
+        field, value, (then, here, more, _) = event.arg
+        return event._replace(arg=(field, value, (then, here, more, rng.choice(WAITS))))
     return event._replace(kind=kind, arg=argument(kind, rng, list(range(blocks)), blocks))
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The newest rules: a schedule for each notices when it is broken, whatever the product's timing has become since.
 
-A schedule hangs on milliseconds. Where it has become blind as it stands, other seeds of chance are tried with it; if none
-of them notices either, find another one (docs/simulation.md says how).
+A schedule hangs on milliseconds. Where it has become blind as it stands, other seeds of chance are tried with it; if
+none of them notices either, find another one (docs/simulation.md says how).
 """
 
 from __future__ import annotations

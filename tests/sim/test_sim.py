@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.sim.aimed import ALSO_KNOWN
 from tests.sim.nearby import KNOWN
 from tests.sim.seeds import history_of
 from tests.sim.shrink import play
@@ -42,3 +43,4 @@ def test_fresh_seeds() -> None:
 def test_nearby_seeds_stay_the_histories_they_were() -> None:
     """The schedules they are made of are not changed; later ones are for later seeds."""
     assert zlib.crc32(repr(KNOWN).encode()) == 0xA08746E4
+    assert zlib.crc32(repr(ALSO_KNOWN).encode()) == 0x8E24F407
