@@ -91,6 +91,8 @@ class PathState:
         """The last of these that a flush which was handed in since has told of, by being answered with an error."""
         self._telling = 0
         """The same, this wake-up included: what is handed in later in it was on its way before that answer."""
+        self._given_up = False
+        """Writes that are still on their way to this disk stand on data that is to be overwritten."""
         self._out: list[Buffer] = []
         self._local: deque[Request] = deque()
         self._going = False

@@ -84,6 +84,16 @@ class PrimaryPath(Reads, Flushing):
             if request.op != Op.READ:
                 request.errno = errnos.EIO
 
+    def give_up(self) -> None:
+        """This disk's data is to be overwritten: of what was begun on it nothing is answered with success any more."""
+        self.fail_held()
+        if self.writing:
+            self._given_up = True
+            self.when_written(self._all_given_up)
+
+    def _all_given_up(self) -> None:
+        self._given_up = False
+
     def thaw(self, reason: str) -> None:
         """Go on where `freeze` stopped."""
         self.frozen.discard(reason)
@@ -357,6 +367,8 @@ class PrimaryPath(Reads, Flushing):
             self._retry()
 
     def _local_done(self, request: Request, error: int) -> None:
+        if self._given_up:
+            request.errno = request.errno or errnos.EIO  # a verdict has come meanwhile that discards it
         if error:
             if self._r.meta is not None:
                 self._mark(request)

@@ -183,7 +183,7 @@ class Resync:
         own = r.state
         discarded = own.role == Role.PRIMARY and own.disk == Disk.UP_TO_DATE and decision.conn == Conn.WF_BITMAP_T
         if decision.demote or discarded:
-            r.primary.fail_held()  # what waits for an answer is given up with the rest
+            r.primary.give_up()  # what waits for an answer is given up with the rest
         if decision.demote:
             r.primary.ready = False
             r.change("after-sb-demote", forced=True, role=Role.SECONDARY)

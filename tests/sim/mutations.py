@@ -272,6 +272,6 @@ MUTATIONS: tuple[Mutation, ...] = (
              "            self._r.secondary.mark_last()\n", "",
              "6: discard-zero-changes discards the only copy of a diskless Primary's last writes"),
     Mutation("answered-while-its-data-goes", "core/sync.py",
-             "            r.primary.fail_held()  # what waits for an answer is given up with the rest", "            pass",
+             "            r.primary.give_up()  # what waits for an answer is given up with the rest", "            pass",
              "1: a loser by policy answers writes that are being discarded"),
 )  # fmt: skip

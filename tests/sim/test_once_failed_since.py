@@ -161,6 +161,13 @@ FOUND = (
           (("write", "p", (96, 8, False)), ("wait", "p", None, 60), ("slow", "p", 2000),
            ("write", "p", (0, 8, False)), ("disconnect", "s", None, 8, 2382143682), ("primary", "s"),
            ("connect", "s"), ("wait", "a", None, 500))),
+    Found("under-way-to-a-losers-disk",
+          "a write was on its way to the disk of a Primary that a policy demoted: it was answered when its data was "
+          "being discarded",
+          {"after_sb_0pri": "discard-older-primary", "after_sb_1pri": "consensus", "blocks": 16,
+           "after_sb_2pri": "call-pri-lost-after-sb", "sndbuf_bytes": 3000},
+          (("write", "p", (0, 40, False)), ("slow", "p", 2000), ("write", "p", (0, 8, True), 3),
+           ("disconnect", "s", None, 30), ("primary", "s"), ("connect", "s", None, 20))),
 )  # fmt: skip
 
 
