@@ -134,6 +134,9 @@ class Completion(Resend):
             return
         if not self._alone_ok and self._only_received(request):
             return
+        if request._elsewhere and self._alone_ok and self._r.state.pdsk != Disk.UP_TO_DATE and self._acked(request):
+            self._later(request)  # the only disk that counts now may not have it: made a good one by force, say
+            return
         epoch = request._epoch
         busy = None
         if epoch is not None:
@@ -166,6 +169,11 @@ class Completion(Resend):
             self._unpark()
         if not self._in_flight:
             self._r.admin.drained()
+
+    def _acked(self, request: Request) -> bool:
+        """Is it an unanswered write that the peer has acknowledged?"""
+        counts = bool(request._ident) and not request.errno and not is_copy(request)
+        return counts and request._net in (NET_OK, NET_IN_SYNC)
 
     def _counts_with_this_disk(self, whole: Request, epoch: Epoch) -> None:
         """A part is done under A or B; the whole may be answered only when this disk is good no more."""

@@ -168,6 +168,12 @@ FOUND = (
            "after_sb_2pri": "call-pri-lost-after-sb", "sndbuf_bytes": 3000},
           (("write", "p", (0, 40, False)), ("slow", "p", 2000), ("write", "p", (0, 8, True), 3),
            ("disconnect", "s", None, 30), ("primary", "s"), ("connect", "s", None, 20))),
+    Found("acknowledged-by-an-inconsistent-disk",
+          "suspend-io: a write without a disk here was acknowledged by a peer that had become Inconsistent, and was "
+          "held back; then this node's own disk was made the good one by force, and it was answered without it",
+          {"blocks": 40, "on_no_data_accessible": "suspend-io", "slow_ms": 2},
+          (("primary", "a"), ("fail", "a", "flush"), ("write", "a", (125, 3, False), 40), ("invalidate_remote", "a"),
+           ("flush", "b", None, 5), ("write", "a", (109, 8, False)))),
 )  # fmt: skip
 
 
