@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from replblock.state.handshake import Course, Handshake, disks_override, rr_conflict, target_while_primary
 from replblock.state.names import Disk, Role
+from replblock.state.splitbrain import CHANGED_NOTHING
 
 STALE = (Disk.INCONSISTENT, Disk.OUTDATED)
 
@@ -170,9 +171,11 @@ def _source_lost_writes(h: Handshake, c: Course) -> bool:
     """A source on whose disk a write or flush failed, when nobody knew whether the peer had everything.
 
     What it acknowledged may be on the target only. Where the target moved on from the source's data it is no target.
+    That the target changed nothing settles nothing: what the source lost is no change of the target's.
     """
     lost = (h.i_lost and c.result >= 0) or (h.peer_lost and c.result <= 0)
-    return lost and not c.solved and min(h.disk, h.peer_disk) > Disk.INCONSISTENT
+    solved = c.solved and not CHANGED_NOTHING.intersection(c.rules)
+    return lost and not solved and min(h.disk, h.peer_disk) > Disk.INCONSISTENT
 
 
 def _resolve_lost_writes(h: Handshake, c: Course) -> Course:
@@ -282,7 +285,8 @@ SAFETY_RULES: tuple[SafetyRule, ...] = (
                "was written since. By DRBD's table it would be the target again, which rr-conflict refuses.", True),
     SafetyRule("source-lost-writes", _source_lost_writes, _resolve_lost_writes,
                "By the generations the source is a node on whose disk a write or flush failed under a Primary: the "
-               "other one may have what is missing there. Treated as split brain; nothing is discarded."),
+               "other one may have what is missing there. Treated as split brain; nothing is discarded, not even "
+               "by a policy that finds the other one unchanged."),
     SafetyRule("order-against-policy", lambda h, c: "loser-stays-primary" in c.rules and c.solved,
                lambda h, c: c.refuse("order-against-policy", "split-brain"),
                "By policy this Primary loses but cannot give up its role; --discard-my-data would turn it into the "

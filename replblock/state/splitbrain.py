@@ -87,6 +87,8 @@ _ZERO = (
     AsbRule("i-changed-nothing", lambda s: s.my_bits == 0, DISCARD_MINE,
             "Only the peer changed anything: its changes stay."),
 )
+CHANGED_NOTHING = frozenset(rule.name for rule in _ZERO)
+"""Rules by which nothing is discarded, if the marks tell of every difference."""
 _LEAST = (
     AsbRule("i-changed-less", lambda s: s.my_bits < s.peer_bits, DISCARD_MINE,
             "This node changed fewer blocks than the peer: its changes are discarded."),

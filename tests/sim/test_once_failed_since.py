@@ -174,6 +174,13 @@ FOUND = (
           {"blocks": 40, "on_no_data_accessible": "suspend-io", "slow_ms": 2},
           (("primary", "a"), ("fail", "a", "flush"), ("write", "a", (125, 3, False), 40), ("invalidate_remote", "a"),
            ("flush", "b", None, 5), ("write", "a", (109, 8, False)))),
+    Found("nothing-changed-but-the-source-lost-writes",
+          "discard-zero-changes: a disk known to have lost writes was the source of a split brain, because the other "
+          "one, which has those writes, had changed nothing since",
+          {"after_sb_0pri": "discard-zero-changes", "blocks": 40, "offer_ordered": False},
+          (("write", "a", (104, 2, False), 15), ("kill", "a"), ("fail", "a", "flush"), ("up", "a"),
+           ("heal", "b", None, 15), ("mend", "a"), ("primary", "a", None, 60), ("fail", "a", "meta"), ("kill", "a"),
+           ("up", "a", None, 300), ("primary", "a", None, 300))),
 )  # fmt: skip
 
 
