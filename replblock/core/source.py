@@ -60,15 +60,17 @@ class ResyncSource:
                 go_on()
 
         def flushed(go_on: Callable[[], None], error: int) -> None:
-            if r.links.link is link and r.meta is meta:
-                if error:
-                    if not link.features & FEATURE_ORDERED:
-                        # a kernel peer calls its disk Inconsistent, whole as it is, when it hears that ours is gone
-                        text = "the disk could not be flushed before a resync from here: the connection ends first"
-                        r.links.drop(Conn.NETWORK_FAILURE, "source-not-flushed", text)
-                    r.disk_failed(error, "flushing before a resync from here")
-                elif r.state.conn in ABOUT_TO_BE_SOURCE:
-                    start(meta, link)
+            about = r.state.conn in ABOUT_TO_BE_SOURCE
+            if r.meta is meta and error:
+                # also when the connection that it was for is gone: the kernel tells of it once
+                now = r.links.link
+                if now is not None and (about or now is link) and not now.features & FEATURE_ORDERED:
+                    # a kernel peer calls its disk Inconsistent, whole as it is, when it hears that ours is gone
+                    text = "the disk could not be flushed before a resync from here: the connection ends first"
+                    r.links.drop(Conn.NETWORK_FAILURE, "source-not-flushed", text)
+                r.disk_failed(error, "flushing before a resync from here")
+            elif r.meta is meta and r.links.link is link and about:
+                start(meta, link)
             go_on()
 
         r.secondary.hold_until(lambda go_on: r.secondary.when_written(partial(written, go_on)))

@@ -181,6 +181,18 @@ FOUND = (
           (("write", "a", (104, 2, False), 15), ("kill", "a"), ("fail", "a", "flush"), ("up", "a"),
            ("heal", "b", None, 15), ("mend", "a"), ("primary", "a", None, 60), ("fail", "a", "meta"), ("kill", "a"),
            ("up", "a", None, 300), ("primary", "a", None, 300))),
+    Found("forced-with-a-write-that-only-the-peer-took",
+          "suspend-io: the last copy was no good one any more when it took a write; then the Primary's own disk, which "
+          "came back without it, was made UpToDate by force, and the write was answered at the thaw",
+          {"blocks": 16, "on_no_data_accessible": "suspend-io", "slow_ms": 2},
+          (("fail", "a", "flush"), ("write", "a", (125, 3, False), 40), ("invalidate_remote", "a"),
+           ("write", "a", (0, 40, False)), ("flush", "b", None, 5))),
+    Found("flush-before-a-resync-failed-when-the-target-was-gone",
+          "the flush before a resync failed when the connection was lost already: nobody looked at it, the disk went "
+          "on as UpToDate, and what only its cache had went with its next power loss, after the next resync",
+          {"batch": 0.3, "blocks": 16},
+          (("fail", "b", "flush"), ("write", "b", (125, 3, False), 40), ("invalidate_remote", "b"),
+           ("repair", "a", None, 15), ("kill", "a", None, 0, 620130349), ("flush", "a", None, 2))),
 )  # fmt: skip
 
 
