@@ -59,6 +59,8 @@ class Aftermath:
             flags = int(flags) & ~int(Flag.PEERS_LAST_COPY) | (Flag.PEERS_LAST_COPY if peers_last_copy(new) else 0)
         if new.disk >= Disk.INCONSISTENT and new.disk != Disk.OUTDATED:
             flags = int(flags) & ~int(Flag.FULL_SYNC)  # the bitmap on the disk says it all
+        elif new.conn == Conn.STARTING_SYNC_T:
+            flags = int(flags) | Flag.FULL_SYNC  # an order, and what is answered from now on is on the peer's disk only
         meta.put_flags(flags, 0xFFFFFFFF)
         unsure = self._r.sync.target.end_unconfirmed
         rule = mints_new_uuid(

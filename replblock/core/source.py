@@ -211,7 +211,8 @@ class ResyncSource:
                 there = r.links.link is link and r.meta is meta and not meta.bitmap.count
                 r.attachment.failed(error, "flushing at the end of the resync", target_finished=there)
                 return
-            if r.links.link is link and r.meta is meta:
+            # not where its disk went away meanwhile: this one goes on alone, and its generations tell so as they are
+            if r.links.link is link and r.meta is meta and r.state.conn >= Conn.SYNC_SOURCE:
                 if meta.bitmap.count:
                     self.target_finished()  # a write failed meanwhile: the end has to be looked at again
                 else:

@@ -193,6 +193,23 @@ FOUND = (
           {"batch": 0.3, "blocks": 16},
           (("fail", "b", "flush"), ("write", "b", (125, 3, False), 40), ("invalidate_remote", "b"),
            ("repair", "a", None, 15), ("kill", "a", None, 0, 620130349), ("flush", "a", None, 2))),
+    Found("outdated-before-it-was-an-order",
+          "a Primary told to be a target answered with the peer's copy when its metadata said Outdated, but not yet "
+          "that all is to come from there; dead, it met the peer without its disk, was good again, and the source",
+          {"batch": 0.05, "blocks": 40},
+          (("write", "p", (0, 40, True), 60), ("slow", "p", 300), ("slow", "s", 30),
+           ("when", "p", ("disk", None, ("power", True, None, 60))),
+           ("when", "p", ("disk", None, ("kill", False, None, 62))), ("invalidate", "p", None, 4, 3818300074),
+           ("write", "p", (0, 1, False), 4, 2389843798), ("wait", "p", None, 60, 548284286), ("repair", "p"),
+           ("up", "p"), ("up", "s", None, 0, 1389883880), ("repair", "p"))),
+    Found("ended-when-the-target-was-gone",
+          "a target's disk was detached while the source flushed at the end of the resync: the source took it for "
+          "UpToDate and forgot that it had gone on alone; attached again it waited for ever",
+          {"blocks": 2},
+          (("slow", "p", 100), ("write", "p", (5, 11, False)), ("wait", "p", None, 300),
+           ("write", "p", (8, 8, False), 0, 1133028377),
+           ("when", "s", ("disk", "UP_TO_DATE", ("detach", True, None, 16))), ("detach", "p"),
+           ("detach", "s", None, 300), ("attach", "s", None, 300))),
 )  # fmt: skip
 
 
