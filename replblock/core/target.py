@@ -175,6 +175,7 @@ class ResyncTarget:
         bitmap = meta.bitmap
         cap = self._cap_sectors()
         parts: list[bytes] = []
+        round_again = False
         while self._budget_sectors > 0 and self._in_flight_sectors < cap:
             first = bitmap.next_set(self._position)
             if first < 0:
@@ -184,17 +185,17 @@ class ResyncTarget:
                     self._finish()
                     break
                 first = bitmap.next_set(0)
-                if first < 0:
-                    break
+                if first < 0 or round_again:
+                    break  # nothing that could be asked for now
+                round_again = True
+            known = self._failed.get(first) or self._outstanding.get(first, (0, None))[0]
+            if known:
+                self._position = first + known  # what was marked behind it since is not part of it
+                continue
             length = self._length_from(first)
             start = first * BLOCK_BYTES
             size = min(length * BLOCK_BYTES, r.size_bytes - start)
             self._position = first + length
-            if first in self._failed or first in self._outstanding:
-                if self._position >= bitmap.bits and not self._outstanding:
-                    self._finish()
-                    break
-                continue
             busy = None
             if r.state.role == Role.PRIMARY:
                 if r.primary.busy.find(start, start + size) is not None:

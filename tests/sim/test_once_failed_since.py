@@ -210,6 +210,15 @@ FOUND = (
            ("write", "p", (8, 8, False), 0, 1133028377),
            ("when", "s", ("disk", "UP_TO_DATE", ("detach", True, None, 16))), ("detach", "p"),
            ("detach", "s", None, 300), ("attach", "s", None, 300))),
+    Found("asked-round-and-round",
+          "pass_on: behind a block that could not be written another one was marked: a resync's target went round "
+          "in circles for ever, and its engine with it",
+          {"blocks": 16, "on_io_error": "pass_on"},
+          (("fail", "a", "read"), ("forget", "b"), ("force", "b"), ("read", "a", (16, 40, True)), ("mend", "b"),
+           ("write", "b", (120, 8, False)), ("mend", "a", None, 0, 3360371828), ("fail", "a", "write"),
+           ("crowd", "a", (None, (("flush", None), ("write", (56, 8, False)), ("flush", None)),
+                           (("write", (112, 8, False)), ("flush", None), ("zero", (96, 8, False)))), 2, 4096217972),
+           ("up", "a"), ("wait", "a", None, 100), ("write", "b", (104, 16, False), 15))),
 )  # fmt: skip
 
 
