@@ -188,6 +188,11 @@ class Admin:
         if r.meta is not None:
             reply(self.failure(124, "Device is attached to a disk (use detach first)"))
             return
+        if self.pending is not None:
+            # a promotion on the peer's copy, say: it would be refused when the disk is here, and the peer has begun a
+            # generation for it
+            reply(self.busy())
+            return
         if not r.disk_idle:  # what the metadata of a disk that failed must tell may still be on its way to it
             r.when_disk_idle(lambda: self._attach(args, reply))
             return

@@ -36,7 +36,8 @@ class Deaths(Answers):
         # without the peer's disk nobody was there who has more; that this one lost writes a kernel peer is not told
         left = self._alone(state) or state.conn in (Conn.STARTING_SYNC_S, Conn.WF_BITMAP_S)  # it ends the connection
         alone = state.conn < Conn.CONNECTED or (left and not node.settings.offer_ordered)
-        ledger.alone_at_failure = (role == Role.PRIMARY or crashed) and alone
+        if state.disk > Disk.FAILED or state.disk == Disk.ATTACHING:  # else it had failed before
+            ledger.alone_at_failure = (role == Role.PRIMARY or crashed) and alone
 
     def metadata_written(self, node: Node, well: bool) -> None:
         """A write of metadata ended."""

@@ -65,6 +65,8 @@ class Ledger:
         self.synced_since = 0
         self.promoted = -1
         """Alone."""
+        self.agreed = -1
+        """When it began a generation for a peer that wanted to be promoted on its copy."""
         self.judged_from: int | None = None
         """Promoted alone, and not yet answered: protocol A's prefix is judged from here on."""
         self.promoting: tuple[bool, object] | None = None

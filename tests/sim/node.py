@@ -300,7 +300,7 @@ class Node:
 
     def log(self, level: str, rule: str, text: str) -> None:
         self.sim.lines.append(f"{self.sim.now - MACHINE_MS:8} {self.name} {level} [{rule}] {text}")
-        self.sim.oracle.rules.add(rule)
+        self.sim.oracle.said(self, rule)
         self.said[rule] += 1
 
     def new_sock(self) -> int:

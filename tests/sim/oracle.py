@@ -92,6 +92,17 @@ class Oracle(Deaths):
             self.stands(node)
         self.ledger(node).promoting = None
 
+    def said(self, node: Node, rule: str) -> None:
+        """What the product logs."""
+        self.rules.add(rule)
+        if rule == "diskless-peer-promoted":
+            self.ledger(node).agreed = self.tick()
+
+    def promotion_unanswered(self, node: Node) -> None:
+        """The operator is told that the peer may have agreed. If it has, its copy is what counts, as was ordered."""
+        theirs = self.ledger(node.peer)
+        theirs.promoted = max(theirs.promoted, theirs.agreed)
+
     def _survives(self, node: Node) -> None:
         mine = self.ledger(node)
         since, mine.judged_from = mine.judged_from, None

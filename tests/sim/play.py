@@ -374,6 +374,8 @@ class Player:
                 oracle.fail(8, f"{name}: {verb} was refused later on {answer.lines}, yet done")
             if verb == "primary" and not answer.exit_code and resource.state.role == Role.PRIMARY:
                 oracle.promotion_done(node)
+            if verb == "primary" and any("broke before the peer agreed" in line for line in answer.lines):
+                oracle.promotion_unanswered(node)
             if verb in ("secondary", "down", "detach") and not answer.exit_code:
                 oracle.left(node, verb, state, UNFLUSHED in answer.lines)
             if verb == "invalidate" and not answer.exit_code:

@@ -219,6 +219,12 @@ FOUND = (
            ("crowd", "a", (None, (("flush", None), ("write", (56, 8, False)), ("flush", None)),
                            (("write", (112, 8, False)), ("flush", None), ("zero", (96, 8, False)))), 2, 4096217972),
            ("up", "a"), ("wait", "a", None, 100), ("write", "b", (104, 16, False), 15))),
+    Found("attached-in-the-middle-of-a-promotion",
+          "A: promoted without a disk, which was attached before the peer's answer: refused, but the peer had begun a "
+          "generation for it, and overwrote that disk",
+          {"blocks": 16, "delay_ms": 15, "protocol": "A"},
+          (("write", "b", (93, 1, False), 8), ("kill", "a", None, 0, 1991532964), ("fail", "a", "meta"), ("up", "a"),
+           ("wait", "a", None, 300), ("primary", "a"))),
 )  # fmt: skip
 
 
