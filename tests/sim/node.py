@@ -1,72 +1,21 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The simulated clock, and one node on it: everything the core asks of the world (replblock.core.host)."""
+"""One node of the simulated world: everything the core asks of its host (replblock.core.host)."""
 
 from __future__ import annotations
 
-import heapq
-import random
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 from replblock.core.resource import Resource
 from replblock.core.settings import Settings
 from tests.sim.disk import OpenDisk, Platter
-from tests.sim.network import Network, Pipe
-
-LINES_KEPT = 300
-MACHINE_MS = 3_600_000
-"""Where the monotonic clock stands when a history begins."""
+from tests.sim.network import Pipe
+from tests.sim.world import MACHINE_MS, Sim
 
 
 class Crash(BaseException):
     """The fuse of a node burnt down: it dies before its next action."""
-
-
-class Sim:
-    """One clock, one generator of chance, two nodes."""
-
-    def __init__(self, trace: bool = False) -> None:
-        self.rng = random.Random(0)
-        self.drawn: set[int] = set()
-        self.now = MACHINE_MS
-        self.heap: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
-        self.counter = 0
-        self.network = Network()
-        self.lines: deque[str] = deque(maxlen=None if trace else LINES_KEPT)
-        self.oracle: Any = None
-        self.a: Node
-        self.b: Node
-
-    @property
-    def nodes(self) -> tuple[Node, Node]:
-        return self.a, self.b
-
-    def at(self, when: int, fn: Callable[..., None], *args: Any) -> None:
-        self.counter += 1
-        heapq.heappush(self.heap, (when, self.counter, fn, args))
-
-    def note(self, text: str) -> None:
-        self.lines.append(f"{self.now - MACHINE_MS:8} **** {text}")
-
-    def run(self, ms: int) -> None:
-        """Let this much time pass."""
-        heap, end = self.heap, self.now + ms
-        while heap and heap[0][0] <= end:
-            self.now, _, fn, args = heapq.heappop(heap)
-            fn(*args)
-        self.now = end
-
-    def run_until(self, condition: Callable[[], bool], most_ms: int) -> bool:
-        """Run until something is true; whether it came true in time."""
-        heap, end = self.heap, self.now + most_ms
-        while not condition():
-            if not heap or heap[0][0] > end:
-                self.now = end
-                return False
-            self.now, _, fn, args = heapq.heappop(heap)
-            fn(*args)
-        return True
 
 
 class Node:
@@ -82,6 +31,7 @@ class Node:
         self.machine_on = True
         self.on = False
         self.life = 0
+        self.handling = False
         self.fuse: int | None = None
         self.fuse_power = False
         self.busy_until = 0
@@ -208,14 +158,20 @@ class Node:
                 return
 
     def _handle(self, fn: Callable[..., None], args: tuple[Any, ...]) -> None:
+        inner, self.handling = self.handling, True
         try:
             fn(*args)
             self._finish()
         except Crash:
+            if inner:  # an operator's next command, given in the answer to one: all of it dies
+                raise
             self.die(self.fuse_power)
+        finally:
+            self.handling = inner
 
     def _handle_all(self, waiting: list[tuple[Callable[..., None], tuple[Any, ...]]]) -> None:
         """One wake-up with many events."""
+        self.handling = True
         try:
             for fn, args in waiting:
                 fn(*args)
@@ -224,6 +180,8 @@ class Node:
             self._finish()
         except Crash:
             self.die(self.fuse_power)
+        finally:
+            self.handling = False
 
     def later(self, delay_ms: int, fn: Callable[..., None], *args: Any) -> None:
         """Something for this life of the engine, after a while."""

@@ -14,8 +14,9 @@ from tests.core.oracle import payload
 from tests.sim.history import Event, History
 from tests.sim.ledger import Ledger
 from tests.sim.mend import Mender
-from tests.sim.node import Node, Sim
+from tests.sim.node import Node
 from tests.sim.oracle import Oracle
+from tests.sim.world import Sim
 
 DIALS_BY_OTHERS = 25
 """Within a minute: for connections that operators make, and the peer's dials that are answered."""

@@ -10,7 +10,8 @@ from replblock.state.names import Role
 from tests.sim.ledger import Ledger, Mark
 
 if TYPE_CHECKING:
-    from tests.sim.node import Node, Sim
+    from tests.sim.node import Node
+    from tests.sim.world import Sim
 
 SECTOR = 512
 
