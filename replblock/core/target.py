@@ -48,7 +48,8 @@ class ResyncTarget:
         """Asked for in a resync that is over. An answer that still comes is none to the next one: it may be older than
         what was marked since, and a refusal comes on the other connection."""
         self.writing = 0
-        self._finishing = False
+        self._ending: object | None = None
+        """The end of this resync is under way: the flush, and the ping after it."""
         self.end_unconfirmed = False
         """A resync to here is complete; its source has not said yet that it recorded the end."""
         self._controller: RateController | None = None
@@ -99,7 +100,7 @@ class ResyncTarget:
         """SyncTarget began: the state is on disk."""
         s = self._r.settings
         self.running = True
-        self._finishing = False
+        self._ending = None
         self._position = 0
         self._failed.clear()
         self._controller = RateController(
@@ -130,7 +131,8 @@ class ResyncTarget:
         outstanding, self._outstanding = self._outstanding, {}
         self._asked_before.clear()
         self._in_flight_sectors = 0
-        self._finishing = self.end_unconfirmed = self.may_write = False
+        self._ending = None
+        self.end_unconfirmed = self.may_write = False
         for _, busy in outstanding.values():
             if busy is not None:
                 self._r.primary.busy.free(busy)
@@ -168,7 +170,7 @@ class ResyncTarget:
         """Ask for marked ranges while budget and window allow."""
         r = self._r
         meta = r.meta
-        if not self.running or meta is None or self._finishing:
+        if not self.running or meta is None or self._ending is not None:
             return
         if r.state.role == Role.PRIMARY and r.primary.resending:
             return  # the source lacks them still: its older data would take their place here
@@ -320,16 +322,17 @@ class ResyncTarget:
         """Data to disk, then be sure that the source saw our last acks, then the new state, then tell."""
         r = self._r
         disk, link = r.disk, r.links.link
-        if self._finishing or disk is None or link is None or r.state.conn != Conn.SYNC_TARGET:
+        if self._ending is not None or disk is None or link is None or r.state.conn != Conn.SYNC_TARGET:
             return
-        self._finishing = True
+        ending = self._ending = object()
         failed = self.failed_blocks
 
         def flushed(error: int) -> None:
-            if r.links.link is not link:
-                return
-            if error:
+            if error and r.disk is disk:
+                # also when the resync that it was for is over: the kernel tells of it once
                 r.disk_failed(error, "flushing at the end of the resync")
+                return
+            if r.links.link is not link or self._ending is not ending:
                 return
             r.secondary.end_wakeup()
             r.links.ping(seen)
@@ -337,17 +340,19 @@ class ResyncTarget:
         def seen() -> None:
             if r.links.link is not link or r.meta is None or r.state.conn != Conn.SYNC_TARGET:
                 return
+            if self._ending is not ending:
+                return  # of another resync on the same connection
             if not failed and r.meta.bitmap.count:
-                self._finishing = False  # marked meanwhile: not the end yet
+                self._ending = None  # marked meanwhile: not the end yet
                 self._position = 0
                 self._pump()
                 return
             if r.admin.pending is not None:
                 # what the peer agrees to (a detach) is for the target that it knows: the next step ends it
-                self._finishing = False
+                self._ending = None
                 return
             self.stop()
-            self._finishing = False
+            self._ending = None
             r.sync.finished_as_target(failed)
 
         r.flush_disk(flushed)

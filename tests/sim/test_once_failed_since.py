@@ -225,6 +225,15 @@ FOUND = (
           {"blocks": 16, "delay_ms": 15, "protocol": "A"},
           (("write", "b", (93, 1, False), 8), ("kill", "a", None, 0, 1991532964), ("fail", "a", "meta"), ("up", "a"),
            ("wait", "a", None, 300), ("primary", "a"))),
+    Found("ended-by-the-one-before",
+          "a source could not read and came back: the end of its first resync, still being flushed, ended the second "
+          "one with the blocks that had failed in the first; the source stayed SyncSource for ever",
+          {"blocks": 16},
+          (("slow", "b", 300), ("write", "a", (72, 1, False)), ("heal", "b"), ("forget", "a"), ("fail", "b", "flush"),
+           ("flush", "a"), ("write", "b", (0, 1, False)), ("flush", "b"), ("write", "a", (61, 16, False)),
+           ("mend", "a"), ("primary", "a", None, 60), ("invalidate_remote", "a", None, 7, 7),
+           ("fail", "a", "read", 4, 7), ("fail", "a", "read", 4, 7), ("cut_one_way", "a", None, 4),
+           ("read", "a", (112, 16, False)))),
 )  # fmt: skip
 
 
