@@ -3,8 +3,9 @@
 
     python -m tests.sim.mutate [--first SEED] [--limit SEEDS] [--jobs N] [NAME …]
 
-Each mutation runs in a process of its own, on a copy of the package with one bug in it. A seed that fails with the
-unchanged package, too, does not count. Exit code 1 if a mutation survives.
+Each mutation runs in a process of its own, on a copy of the package with one bug in it. Long histories, some near what
+once failed and aimed ones are played in turn, unless the first seed is one of the latter two. A seed that fails with
+the unchanged package, too, does not count. Exit code 1 if a mutation survives.
 """
 
 from __future__ import annotations
@@ -102,12 +103,12 @@ def _told_by(tree: str, *arguments: str) -> str:
 def worker(tree: str, first: int, limit: int) -> None:
     """In the process with the package of `tree`."""
     import replblock
-    from tests.sim.seeds import history_of
+    from tests.sim.seeds import history_of, of_each_kind
     from tests.sim.shrink import play
 
     assert Path(replblock.__file__).resolve().parent.parent == Path(tree).resolve(), f"not the package of {tree}"
     for number in range(limit):
-        failure = play(history_of(first + number))
+        failure = play(history_of(of_each_kind(first + number)))
         if failure is not None:
             print(f"{number + 1}\tcaught\t{' '.join(failure.text.split())[:160]}")
             return

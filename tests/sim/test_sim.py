@@ -12,10 +12,10 @@ import pytest
 
 from tests.sim.aimed import ALSO_KNOWN
 from tests.sim.nearby import KNOWN
-from tests.sim.seeds import history_of
+from tests.sim.seeds import history_of, of_each_kind
 from tests.sim.shrink import play
 
-FRESH = int(os.environ.get("REPLBLOCK_FRESH_SEEDS", "10"))
+FRESH = int(os.environ.get("REPLBLOCK_FRESH_SEEDS", "15"))
 
 
 def once_failed() -> list[int]:
@@ -35,7 +35,7 @@ def test_fresh_seeds() -> None:
     """New histories every time; a failure names its seed."""
     rng = random.SystemRandom()
     for _ in range(FRESH):
-        seed = rng.randrange(1 << 32)
+        seed = of_each_kind(rng.randrange(1 << 32))
         failure = play(history_of(seed))
         assert failure is None, f"make sim SEED={seed}: {failure.text}"
 
