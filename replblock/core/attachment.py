@@ -298,10 +298,10 @@ class Attachment:
         if meta is None:
             return
         coming, alone = state.disk == Disk.ATTACHING, state.conn < Conn.CONNECTED
-        # the source of a resync that lost its target cannot know whether it ended: then that one has everything; and
-        # what the engine that was killed had answered on a disk that is only coming, the peer may have
-        its_end_unknown = meta.uuids.bitmap != 0 and not meta.flags & Flag.WENT_ON_ALONE
-        if alone and not (coming or its_end_unknown):
+        # as long as nothing was answered without it, a peer that is gone may have what is missing here: a Primary's, or
+        # the target of a resync, which may have ended; so it may what a killed engine left on a disk that is coming
+        maybe_there = state.role == Role.PRIMARY or meta.uuids.bitmap != 0
+        if alone and not coming and (meta.flags & Flag.WENT_ON_ALONE or not maybe_there):
             return
         if not coming and self._peer_has_everything(target_finished):
             flags, mask = Flag(0), Flag.CONSISTENT | Flag.WAS_UP_TO_DATE

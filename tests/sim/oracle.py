@@ -18,6 +18,7 @@ from tests.sim.ledger import DISCARDING, Ledger, Mark, sorted_marks
 if TYPE_CHECKING:
     from tests.sim.node import Node
 
+RESYNC = frozenset({Conn.SYNC_TARGET, Conn.PAUSED_SYNC_T})
 MIRROR = {Conn.WF_BITMAP_S: Conn.WF_BITMAP_T, Conn.WF_BITMAP_T: Conn.WF_BITMAP_S}
 
 
@@ -44,6 +45,8 @@ class Oracle(Deaths):
             self.last_decision[node.name] = node.resource.sync.decision  # of an older connection, maybe a refused one
         if new.disk == Disk.INCONSISTENT and not ledger.void:
             self._made_inconsistent(node, old, new)
+        elif new.conn in RESYNC and old.conn not in RESYNC:
+            self._resync_begins(node)  # its data was worth nothing before, by order or as half of an earlier resync
         if new.disk == Disk.UP_TO_DATE and old.disk != Disk.UP_TO_DATE:
             self._up_to_date(node, old, new)
         if new.conn >= Conn.CONNECTED > old.conn:
@@ -198,7 +201,7 @@ class Oracle(Deaths):
 
     def _made_inconsistent(self, node: Node, old: Any, new: Any) -> None:
         ledger = self.ledger(node)
-        if new.conn in TARGET - {Conn.SYNC_TARGET, Conn.PAUSED_SYNC_T}:
+        if new.conn in TARGET - RESYNC:
             if self._policy_gave_up(node):
                 self.gives_up.add(node.name)  # it stands in the metadata: the next connection goes by the disks' states
             return  # nothing was copied yet: a disk that dies before it is told so comes back whole
@@ -214,8 +217,11 @@ class Oracle(Deaths):
             return  # on-io-error pass_on, or an invalidate that is not answered yet: the data is what it was
         ledger.whole = (ledger.acked, ledger.synced_since)
         ledger.worthless()
-        ledger.synced_since = self.tick()
-        self.ledger(node.peer).synced_since = ledger.synced_since
+        self._resync_begins(node)
+
+    def _resync_begins(self, target: Node) -> None:
+        """From here on the two are one: what the source lacks now the target is not asked for any more."""
+        self.ledger(target).synced_since = self.ledger(target.peer).synced_since = self.tick()
 
     def overwritten(self, node: Node) -> None:
         """A write begins. The first one on a target makes its data half of something: its disk must say so already."""

@@ -234,6 +234,22 @@ FOUND = (
            ("mend", "a"), ("primary", "a", None, 60), ("invalidate_remote", "a", None, 7, 7),
            ("fail", "a", "read", 4, 7), ("fail", "a", "read", 4, 7), ("cut_one_way", "a", None, 4),
            ("read", "a", (112, 16, False)))),
+    Found("failed-its-flush-when-the-peer-was-gone",
+          "a Primary's disk failed its flush while it was detached by force; the connection had broken in the middle "
+          "of that, and nothing was noted: attached again it was a crashed Primary, and overwrote what the peer had",
+          {"batch": 0.3, "blocks": 16},
+          (("write", "p", (112, 8, False), 60),
+           ("when", "p", ("disk", "FAILED", ("fail_once", True, ("flush", None, True), 0))),
+           ("when", "s", ("pdsk", None, ("kill", True, None, 1))), ("detach_force", "p"),
+           ("write", "p", (93, 2, False)), ("wait", "p", None, 60, 1823330452))),
+    Found("resynced-after-an-order-to-discard",
+          "kernel peer, A: invalidated by order, a node got all from a disk that had lost writes; promoted, it was "
+          "asked for what it had received before (the oracle)",
+          {"batch": 0.3, "blocks": 16, "delay_ms": 15, "offer_ordered": False, "protocol": "A"},
+          (("write", "p", (8, 16, False), 0, 3647450758), ("write", "p", (56, 1, False)),
+           ("write", "p", (24, 1, False), 2, 1571881914), ("write", "p", (96, 8, False), 0, 1086950062),
+           ("kill", "p", None, 60), ("fail_once", "p", ("flush", None, False)), ("up", "p", None, 20),
+           ("mend", "a", None, 0, 206694703), ("primary", "b"), ("kill", "a"))),
 )  # fmt: skip
 
 
