@@ -86,15 +86,19 @@ class Aftermath:
         if old.disk >= Disk.INCONSISTENT or new.disk >= Disk.INCONSISTENT:
             self._r.exposed_uuid = meta.uuids.current
         worse = old.disk >= Disk.CONSISTENT > new.disk >= Disk.INCONSISTENT
+        log_counts = old.role == new.role == Role.PRIMARY and Flag(flags) & ~Flag(before.flags) & Flag.PRIMARY_IND
         if worse:
             # from now on the peer's copy decides: who dies before that is durable would come back as if its own did
             self.freeze_until_saved("disk-worse", for_good=False)
+        elif log_counts:
+            # a Primary's disk came back: what only the peer gets from now on is told by the activity log alone
+            self.freeze_until_saved("log-counts", for_good=False)
         if meta.superblock == before:
             return
         if peers_last_copy(new) and self._r.secondary.link is not None:
             # it writes on: the new generation tells of that, and the log counts under PRIMARY_IND only
             self._r.secondary.hold_until(lambda go_on: meta.save(lambda error: go_on()))
-        elif not worse:
+        elif not (worse or log_counts):
             meta.save()
 
     def _note_changes_of_our_own(self, meta: MetaStore, new: State) -> None:

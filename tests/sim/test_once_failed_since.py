@@ -250,6 +250,18 @@ FOUND = (
            ("write", "p", (24, 1, False), 2, 1571881914), ("write", "p", (96, 8, False), 0, 1086950062),
            ("kill", "p", None, 60), ("fail_once", "p", ("flush", None, False)), ("up", "p", None, 20),
            ("mend", "a", None, 0, 206694703), ("primary", "b"), ("kill", "a"))),
+    Found("logged-before-the-log-counted",
+          "a diskless Primary's disk was attached; a write that only the peer got was in its activity log before its "
+          "metadata said that the log counts: killed then, nothing told of that block",
+          {"batch": 0.05, "blocks": 2064, "connect_int_ms": 500},
+          (("crowd", "a", ("detach", (("write", (7041, 2, False)),),
+                           (("write", (7040, 40, False)), ("write", (3064, 40, False)), ("flush", None)))),
+           ("write", "b", (8, 8, False), 300), ("fuse", "a", (13, False)), ("attach", "a", None, 2, 1286312320),
+           ("write", "b", (40, 8, False), 15, 712354424), ("detach", "b", None, 2),
+           ("connect", "a", None, 5, 3922224721),
+           ("repair", "b", None, 1500, 1833470018), ("write", "b", (8, 8, False), 40),
+           ("up", "b", None, 0, 1193811576), ("connect", "b", None, 1), ("fuse", "b", (13, True), 5, 3336611759),
+           ("up", "a", None, 0, 2049267836), ("write", "b", (8, 8, False), 15, 849994659))),
 )  # fmt: skip
 
 
