@@ -262,6 +262,13 @@ FOUND = (
            ("repair", "b", None, 1500, 1833470018), ("write", "b", (8, 8, False), 40),
            ("up", "b", None, 0, 1193811576), ("connect", "b", None, 1), ("fuse", "b", (13, True), 5, 3336611759),
            ("up", "a", None, 0, 2049267836), ("write", "b", (8, 8, False), 15, 849994659))),
+    Found("failed-its-flush-in-good-order-when-the-peer-was-gone",
+          "as failed-its-flush-when-the-peer-was-gone, detached in good order while writes waited",
+          {"blocks": 16, "delay_ms": 1},
+          (("write", "p", (69, 8, False), 60), ("slow", "p", 30),
+           ("when", "p", ("disk", "FAILED", ("fail_once", True, ("flush", -10, False), 0))),
+           ("when", "s", ("pdsk", None, ("kill", True, None, 1))), ("detach", "p"), ("write", "p", (0, 16, False)),
+           ("write", "p", (24, 8, False)), ("wait", "p", None, 60, 2860829171))),
 )  # fmt: skip
 
 
