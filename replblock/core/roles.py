@@ -317,7 +317,8 @@ class Roles:
         if r.state.conn >= Conn.CONNECTED:
             r.send_state()
         if meta is None:
-            ended(Answer(lines=warnings))
+            # who is answered may end the engine: what the disk that is gone lacks stands in its metadata first
+            r.when_disk_idle(lambda: ended(Answer(lines=warnings)))
             return
         meta.save_bitmap()
         meta.save(lambda error: ended(Answer(lines=warnings)))

@@ -269,6 +269,16 @@ FOUND = (
            ("when", "p", ("disk", "FAILED", ("fail_once", True, ("flush", -10, False), 0))),
            ("when", "s", ("pdsk", None, ("kill", True, None, 1))), ("detach", "p"), ("write", "p", (0, 16, False)),
            ("write", "p", (24, 8, False)), ("wait", "p", None, 60, 2860829171))),
+    Found("demoted-before-its-loss-was-noted",
+          "a demotion was answered when the metadata did not say yet that the disk, gone by now, had lost writes; its "
+          "engine ended then, and it came back as a crashed Primary and overwrote what the peer had",
+          {"blocks": 16, "delay_ms": 1},
+          (("write", "p", (69, 8, False), 60), ("slow", "p", 30),
+           ("when", "p", ("disk", "FAILED", ("fail_once", True, ("flush", -10, False), 0))),
+           ("when", "s", ("pdsk", None, ("kill", True, None, 1))), ("detach", "p"),
+           ("crowd", "a", ("secondary", (("write", (120, 8, False)), ("write", (97, 8, False)),
+                                         ("write", (0, 8, False))), (("flush", None),))),
+           ("wait", "p", None, 60, 2860829171))),
 )  # fmt: skip
 
 
