@@ -14,7 +14,7 @@ from pathlib import Path
 from replblock import paths
 from replblock.engine.client import is_up
 
-START_S = 20.0
+START_S = 60.0          # one that dies is noticed at once; a busy or emulated machine needs half a minute
 POLL_S = 0.01
 THREADS = 16
 """nbdkit's threads for one connection: as many requests of it are under way."""

@@ -11,8 +11,8 @@ from collections.abc import Generator, Iterator
 
 import pytest
 
+from tests.kernel.boot import NoGuest
 from tests.kernel.crm import Cluster
-from tests.kernel.kernels import NoGuest
 from tests.kernel.network import NetworkError
 from tests.kernel.pair import Pair, two_guests, two_machines
 from tests.kernel.shop import Node, Shop

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.e2e.waiting import all_stopped, wait_until
+from tests.kernel.boot import Boot, Kernel
 from tests.kernel.inside import FRAME, PORT
-from tests.kernel.kernels import Boot, Kernel
 from tests.kernel.network import CABLES, Network
 
 BOOT_S = 180.0              # seconds on an idle machine; ten times that in an emulated processor on a busy one

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Which kernel the guests boot: User Mode Linux, a kernel that is a program, or else Debian's kernel in QEMU.
 
-`REPLBLOCK_UML` names a User Mode Linux; without it Debian's package user-mode-linux serves if it is new enough.
+`REPLBLOCK_UML` names a User Mode Linux; without it Debian's package user-mode-linux serves if it is new enough. Where
+there is none QEMU boots Debian's kernel, ten times slower if it has to emulate the processor.
 """
 
 from __future__ import annotations
@@ -10,42 +11,13 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping
-from pathlib import Path
-from typing import NamedTuple, Protocol
 
-from tests.kernel.network import CABLES, Network
+from tests.kernel.boot import INSIDE, Boot, Kernel, NoGuest, mac
+from tests.kernel.network import CABLES
+from tests.kernel.qemu import find_qemu
 
 VARIABLE = "REPLBLOCK_UML"
-INSIDE = Path(__file__).with_name("inside.py")
 OLDEST_UML = (7, 0)         # 6.x runs processes by ptrace only, and panics on processors with wide registers
-
-
-class NoGuest(Exception):
-    """Why no guest can start here, and what would help."""
-
-
-class Boot(NamedTuple):
-    """What a kernel is to be started with."""
-
-    number: int                     # 1, 2 …: of the guest, and of its addresses
-    memory_mib: int
-    disk: Path
-    directory: Path                 # the guest's own, for what its monitor leaves lying about
-    network: Network
-    words: Mapping[str, str]        # guest.WORD=VALUE, for inside.py
-
-
-class Kernel(Protocol):
-    """A way to start guests."""
-
-    @property
-    def text(self) -> str: ...
-    def command(self, boot: Boot) -> list[str]: ...
-
-
-def mac(number: int, cable: int) -> str:
-    return f"52:54:00:00:{number:02x}:{cable:02x}"
 
 
 class UserModeLinux:
@@ -81,10 +53,16 @@ def find() -> Kernel:
     if named:
         return _uml(named)          # who names one wants to hear what is wrong with it
     packaged = shutil.which("linux.uml")
-    if packaged is None:
-        raise NoGuest(f"no kernel for guests: set {VARIABLE}=/path/to/linux, or run: apt-get install user-mode-linux "
-                      f"({'.'.join(map(str, OLDEST_UML))} or newer)")
-    return _uml(packaged)
+    reason = f"no linux.uml: set {VARIABLE}=/path/to/linux"
+    try:
+        if packaged is not None:
+            return _uml(packaged)
+    except NoGuest as old:
+        reason = str(old)
+    try:
+        return find_qemu()
+    except NoGuest as neither:
+        raise NoGuest(f"no kernel for guests: {reason}; {neither}") from None
 
 
 def _uml(program: str) -> UserModeLinux:
