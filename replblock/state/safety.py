@@ -153,10 +153,11 @@ def _target_crashed_since(h: Handshake, c: Course) -> bool:
     """The target was Primary after the end of its resync, and died.
 
     Its crash counts as in rule 40: what it answered is on its disk, and unflushed maybe nowhere else. That its flag is
-    younger than the end is certain: the end clears it.
+    younger than the end is certain: the end clears it. Where it was called Outdated since, by a word that discards
+    nothing, there is no source (`_stale_source`).
     """
     target = _target_since_the_end(h)
-    return target is not None and target.crashed and target.disk not in STALE and not _target_serves_since(h, c)
+    return target is not None and target.crashed and not _target_serves_since(h, c)
 
 
 def _turned(rule: str) -> Callable[[Handshake, Course], Course]:
@@ -189,17 +190,31 @@ def _resolve_lost_writes(h: Handshake, c: Course) -> Course:
     return c.refuse("source-lost-writes", "split-brain")._replace(split_brain=True)
 
 
+def _enough(h: Handshake, c: Course) -> Disk:
+    """From what on a target's disk is too good for a source that is Outdated."""
+    if h.verdict.rule not in _CRASH_RULES and "target-crashed-since-the-end" not in c.rules:
+        return Disk.UP_TO_DATE
+    named = c.solved or "who-went-on-is-the-source" in c.rules  # not by the crash alone
+    return Disk.CONSISTENT if named else Disk.OUTDATED
+
+
 def _stale_source(h: Handshake, c: Course) -> bool:
+    """What crashed while it was Outdated had been told that the other one's data, of this very generation, counts.
+
+    What was called Outdated after its crash looks the same; and that the other one is Outdated by now, too, by another
+    such word, does not make it the older one.
+    """
     source, target = (h.disk, h.peer_disk) if c.result > 0 else (h.peer_disk, h.disk)
-    # what crashed while it was Outdated had been told that the other one's data, of this very generation, counts
-    enough = Disk.CONSISTENT if h.verdict.rule in _CRASH_RULES else Disk.UP_TO_DATE
-    return c.result != 0 and source in STALE and target >= enough
+    return c.result != 0 and source in STALE and target >= _enough(h, c)
 
 
 def _resolve_stale_source(h: Handshake, c: Course) -> Course:
-    stale_side_gives_up = h.discard_mine if h.disk in STALE else h.discard_peers
-    if _one_discards(h) and stale_side_gives_up:
-        return c.because("stale-side-gives-up")._replace(result=-c.result, solved=True)
+    if _one_discards(h):
+        source_gives_up = h.discard_mine if c.result > 0 else h.discard_peers
+        if source_gives_up:
+            return c.because("stale-side-gives-up")._replace(result=-c.result, solved=True)
+        if h.disk == h.peer_disk:
+            return c.because("stale-side-gives-up")._replace(solved=True)
     return c.refuse("stale-side-never-source")
 
 
@@ -293,7 +308,7 @@ SAFETY_RULES: tuple[SafetyRule, ...] = (
                "source, while the peer, who cannot know, is the source too."),
     SafetyRule("stale-side-never-source", _stale_source, _resolve_stale_source,
                "By the generations the Outdated or Inconsistent side would be the source while the other is UpToDate "
-               "(or Consistent, where both hold the same generation and only a crash speaks for the Outdated side). "
+               "(or no worse, where both hold the same data and only a crash speaks for the Outdated side). "
                "Refused on both sides; invalidate the side whose data is to go, then connect."),
     SafetyRule("bits-left", _bits_left, _settle_left_over,
                "The generations say nothing is to be copied, yet blocks are marked as different."),

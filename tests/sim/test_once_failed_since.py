@@ -279,6 +279,23 @@ FOUND = (
            ("crowd", "a", ("secondary", (("write", (120, 8, False)), ("write", (97, 8, False)),
                                          ("write", (0, 8, False))), (("flush", None),))),
            ("wait", "p", None, 60, 2860829171))),
+    Found("crashed-while-outdated-and-the-source-when-the-other-one-was-outdated-too",
+          "a Primary that had been told to take everything from its peer died before that began; an operator called "
+          "the peer Outdated, too, and of two Outdated nodes the crashed one was the source",
+          {"blocks": 16, "slow_ms": 2},
+          (("slow", "s", 4), ("when", "p", ("disk", None, ("power", True, None, 12))),
+           ("when", "p", ("disk", None, ("kill", False, None, 12))), ("invalidate_remote", "s", None, 2),
+           ("write", "p", (5, 1, False)), ("up", "s", None, 60), ("mend", "b"), ("outdate", "b"))),
+    Found("crashed-since-the-end-and-called-outdated",
+          "a Primary ended its resync, answered and died before its source had heard of the end; called Outdated by an "
+          "operator when it was back, its crash counted for nothing, and it was the target again",
+          {"batch": 0.3, "blocks": 16, "slow_ms": 2},
+          (("detach_force", "p", None, 300), ("write", "p", (5, 1, False), 0, 3889204698), ("attach", "p", None, 8),
+           ("write", "p", (0, 8, False)), ("slow", "s", 30), ("invalidate", "p", None, 60),
+           ("when", "p", ("conn", "CONNECTED", ("fuse", True, (2, False), 0))),
+           ("when", "p", ("conn", "CONNECTED", ("power", False, None, 16))),
+           ("write", "p", (0, 8, False), 60, 2118233204), ("write", "p", (0, 8, False), 60), ("up", "p", None, 20),
+           ("outdate", "a"))),
 )  # fmt: skip
 
 
