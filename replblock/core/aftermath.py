@@ -75,9 +75,8 @@ class Aftermath:
         elif self._r.mint_postponed and (settling := settle_pending(old, new)) is not None:
             self._r.mint_postponed = False
             # writes that were frozen are in the bitmap already: the generation must move on in either case,
-            # unless a resync that covers them has begun; what is Outdated or worse is no data to go on with, but what
-            # is being detached was: the peer, shot meanwhile, may have lost what was answered
-            if meta.uuids.bitmap == 0 and (new.disk >= Disk.UP_TO_DATE or new.disk == Disk.FAILED):
+            # unless a resync that covers them has begun; what is Outdated or worse is no data to go on with
+            if meta.uuids.bitmap == 0 and new.disk >= Disk.UP_TO_DATE:
                 self.force_new_generation(settling.rule)
         if old.role != new.role:
             # after the minting: bit 0 of the bitmap's generation tells who was Primary when the nodes parted

@@ -342,16 +342,14 @@ class Attachment:
     def _peer_lags_unnamed(self) -> bool:
         """Has this Primary answered what the peer may lack, and no generation tells it?
 
-        Frozen under A without the peer: the generation that would tell so waits for the thaw. With a bitmap in use
-        there is none, only a flag. Without this disk there is nothing to write either to.
+        Frozen without the peer, which may have been shot, the generation that would tell so waits for the thaw. With a
+        bitmap in use there is none, only a flag. Without this disk there is nothing to write either to.
         """
         r = self._r
         meta, state = r.meta, r.state
         if meta is None or state.role != Role.PRIMARY or not meta.bitmap.count:
             return False
-        if r.mint_postponed and r.settings.protocol == "A":
-            return True
-        return bool(meta.flags & Flag.WENT_ON_ALONE) and state.pdsk != Disk.UP_TO_DATE
+        return r.mint_postponed or (bool(meta.flags & Flag.WENT_ON_ALONE) and state.pdsk != Disk.UP_TO_DATE)
 
     def _peer_is_behind(self) -> bool:
         """Does the peer, connected, lack what this Primary has answered, whatever the generations say?

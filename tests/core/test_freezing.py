@@ -147,3 +147,48 @@ def test_a_postponed_generation_goes_with_its_disk() -> None:
     world.ok(a, "resume_io")
     world.run(1000)
     assert a.resource.meta.uuids == before  # type: ignore[union-attr]
+
+
+def frozen_with_an_unflushed_write() -> World:
+    """What was answered is in the page caches of both nodes only; the peer is out of reach, and I/O is suspended."""
+    world = World(32, ping_int_ms=1000).pair()
+    world.flush(world.a)
+    world.write(world.a, 0, b"u" * 4096)
+    world.ok(world.a, "suspend_io")
+    world.ok(world.b, "disconnect")
+    world.run_until(lambda: world.a.resource.state.conn < Conn.CONNECTED)
+    assert world.a.resource.mint_postponed
+    return world
+
+
+def test_frozen_without_its_disk_it_takes_no_other_one() -> None:
+    """The peer was shot and comes back in the same generation, without what it had not flushed; nobody could tell."""
+    world = frozen_with_an_unflushed_write()
+    a, b = world.a, world.b
+    a.resource.disk_failed(5, "reading")
+    a.finish()
+    world.kill(b, power=True)
+    world.up(b)
+    world.run_until(lambda: a.resource.state.conn == Conn.STANDALONE)
+    assert a.resource.reasons[-1]["rule"] == "exposed-data-lost"
+    world.ok(a, "resume_io")
+    assert world.wait(world.submit(a, Op.FLUSH)).errno != 0
+    world.ok(a, "secondary")
+    world.ok(a, "attach", **a.open_disk())
+    world.ok(a, "connect")
+    world.settle()
+    assert world.same_data() and bytes(a.disk.content[:4096]) == b"u" * 4096
+
+
+def test_frozen_and_detached_its_disk_has_the_generation_that_waited() -> None:
+    """The peer's disk is refused, and the Primary's own may come back under its users."""
+    world = frozen_with_an_unflushed_write()
+    a = world.a
+    world.ok(a, "detach", force=True)
+    world.ok(world.b, "connect")
+    world.run_until(lambda: a.resource.state.conn == Conn.STANDALONE)
+    world.ok(a, "attach", **a.open_disk())
+    world.ok(a, "resume_io")
+    world.ok(a, "connect")
+    world.settle()
+    assert world.same_data() and world.read(a, 0, 4096) == b"u" * 4096

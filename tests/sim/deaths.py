@@ -23,6 +23,13 @@ class Deaths(Answers):
             if node.name not in mark.durable:
                 mark.unsure.add(node.name)
         state = node.state
+        ledger.flush_failed, ledger.failed_ms = self.tick(), self.sim.now
+        ledger.failed_apart = state.conn < Conn.CONNECTED
+        if state.disk > Disk.FAILED or state.disk == Disk.ATTACHING:  # else it had failed before
+            ledger.alone_at_failure = self._fails_alone(node, state)
+
+    def _fails_alone(self, node: Node, state: Any) -> bool:
+        """Does this disk go where only its own application need be told, as with a power loss of its Primary?"""
         # a crashed Primary's disk that fails before the peer was met again lost what a power loss would have taken:
         # by DRBD's table (rule 40) it is the source all the same, and nobody there knows what the peer has
         role = self._serves(node)
@@ -31,13 +38,10 @@ class Deaths(Answers):
         # one that is in use has no reason to
         deaf = not node.settings.offer_ordered and not (node.peer.on and node.peer.state.disk == Disk.UP_TO_DATE)
         crashed = crashed and (state.disk != Disk.ATTACHING or deaf)
-        ledger.flush_failed, ledger.failed_ms = self.tick(), self.sim.now
-        ledger.failed_apart = state.conn < Conn.CONNECTED
         # without the peer's disk nobody was there who has more; that this one lost writes a kernel peer is not told
         left = self._alone(state) or state.conn in (Conn.STARTING_SYNC_S, Conn.WF_BITMAP_S)  # it ends the connection
-        alone = state.conn < Conn.CONNECTED or (left and not node.settings.offer_ordered)
-        if state.disk > Disk.FAILED or state.disk == Disk.ATTACHING:  # else it had failed before
-            ledger.alone_at_failure = (role == Role.PRIMARY or crashed) and alone
+        alone = bool(state.conn < Conn.CONNECTED or (left and not node.settings.offer_ordered))
+        return (role == Role.PRIMARY or crashed) and alone
 
     def metadata_written(self, node: Node, well: bool) -> None:
         """A write of metadata ended."""
@@ -90,6 +94,9 @@ class Deaths(Answers):
 
     def _disk_fails(self, node: Node, old: Any, new: Any) -> None:
         ledger = self.ledger(node)
+        if new.disk == Disk.FAILED < old.disk and not node.platter.spoiled:
+            # whatever it was: a flush that is on its way, and fails only then, finds no disk to speak for
+            ledger.alone_at_failure = self._fails_alone(node, old)
         if new.disk == Disk.FAILED and node.platter.failing:
             ledger.only_a_read = not ledger.disk_failed and node.platter.failing == {"read"}
             ledger.disk_failed = True

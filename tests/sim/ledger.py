@@ -92,6 +92,7 @@ class Ledger:
         self.untold: set[Mark] = set()
         """Lost with this disk and the connection, while the application goes on: a flush must tell it."""
         self.alone_at_failure = False
+        """When its disk stopped to count last, by a failure or by order, it was its Primary's alone."""
         self.flush_failed = -1
         self.failed_ms = -1
         """When a flush of its disk failed last."""

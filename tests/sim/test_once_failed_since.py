@@ -296,6 +296,22 @@ FOUND = (
            ("when", "p", ("conn", "CONNECTED", ("power", False, None, 16))),
            ("write", "p", (0, 8, False), 60, 2118233204), ("write", "p", (0, 8, False), 60), ("up", "p", None, 20),
            ("outdate", "a"))),
+    Found("frozen-when-its-disk-went",
+          "B: a Primary's disk failed while it was frozen; the peer, shot then, lost what it had only received, in the "
+          "generation of both, and the Primary went on with that",
+          {"blocks": 16, "fencing": "resource-and-stonith", "ping_int_ms": 700, "protocol": "B", "slow_share": 1.0},
+          (("primary", "a"), ("trim", "a", (37, 8, False), 40), ("write", "a", (121, 7, False), 2),
+           ("stall", "b", 50000), ("fail_once", "a", ("meta", 8, False)), ("wait", "b", None, 1500))),
+    Found("failed-a-write-and-then-the-flush",
+          "the disk of a Primary without its peer failed a write, and then the flush that was under way: that lost no "
+          "more than a power loss would have taken, and its application was told (the oracle)",
+          {"blocks": 40, "slow_ms": 30, "slow_share": 0.0},
+          (("secondary", "s", None, 300), ("write", "p", (312, 8, False)), ("wait", "p", None, 300),
+           ("disconnect", "a"), ("wait", "a", None, 300), ("cut", "b"), ("zero", "b", (0, 8, True)),
+           ("fail_once", "a", ("flush", 1, False)), ("up", "a"), ("fail_once", "a", ("write", 1, True)),
+           ("crowd", "b", ("attach", (("write", (312, 8, False)), ("write", (280, 8, False)),
+                                      ("write", (73, 2, False))),
+                           (("read", (241, 8, False)), ("write", (72, 1, False)))), 40))),
 )  # fmt: skip
 
 
