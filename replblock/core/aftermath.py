@@ -10,6 +10,7 @@ from replblock.core.metastore import MetaStore
 from replblock.meta.superblock import Flag
 from replblock.state.attach import clears_crashed_primary, metadata_flags
 from replblock.state.losses import (
+    AHEAD_BY_ORDER,
     BESIDE_ITS_USER,
     DETACHED_AHEAD,
     POSTPONED,
@@ -153,7 +154,7 @@ class Aftermath:
         meta = self._r.meta
         assert meta is not None
         mint = meta.uuids.new_current
-        if why in (BESIDE_ITS_USER, DETACHED_AHEAD) and meta.uuids.bitmap:
+        if why in (AHEAD_BY_ORDER, BESIDE_ITS_USER, DETACHED_AHEAD) and meta.uuids.bitmap:
             mint = meta.uuids.moved_on_again
         uuids = mint(self._r.host.random64(), self._r.state.role == Role.PRIMARY)
         meta.put_flags(0 if self._r.state.conn < Conn.CONNECTED else int(meta.flags), Flag.PEERS_LAST_COPY)

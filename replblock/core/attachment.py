@@ -352,15 +352,16 @@ class Attachment:
         return r.mint_postponed or (bool(meta.flags & Flag.WENT_ON_ALONE) and state.pdsk != Disk.UP_TO_DATE)
 
     def _peer_is_behind(self) -> bool:
-        """Does the peer, connected, lack what this Primary has answered, whatever the generations say?
+        """Does the peer, connected, lack what this Primary has answered, in the generation that both have?
 
-        A full resync by order begins in the generation that both have. Until the target's metadata says Inconsistent,
-        its power loss, or its disk's, brings back older data that looks like this disk's.
+        Until its metadata says Inconsistent its power loss, or its disk's, brings back what looks like our data.
         """
         r = self._r
-        meta, state = r.meta, r.state
-        ahead = meta is not None and state.role == Role.PRIMARY and meta.bitmap.count > 0
-        return ahead and state.conn >= Conn.CONNECTED and state.pdsk < Disk.UP_TO_DATE
+        meta, state, theirs = r.meta, r.state, r.handshake.peer_uuids
+        if meta is None or theirs is None or plain(theirs.current) != plain(meta.uuids.current):
+            return False  # ahead by order, say
+        behind = state.conn >= Conn.CONNECTED and state.pdsk < Disk.UP_TO_DATE
+        return behind and state.role == Role.PRIMARY and meta.bitmap.count > 0
 
     def failed(self, errno: int, what: str, *, target_finished: bool = False) -> None:
         """A local I/O error: pass_on, call-local-io-error or detach (DRBD 8.4, on-io-error).

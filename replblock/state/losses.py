@@ -50,6 +50,10 @@ def serves_diskless(state: State) -> bool:
     return state.peer == Role.PRIMARY and state.pdsk < Disk.INCONSISTENT and state.disk >= Disk.UP_TO_DATE
 
 
+def _ahead_by_order(state: State) -> bool:
+    return state.conn == Conn.STARTING_SYNC_S and state.role == Role.PRIMARY and state.disk >= Disk.UP_TO_DATE
+
+
 def _promoted(old: State, new: State) -> bool:
     return old.role != Role.PRIMARY and new.role == Role.PRIMARY and new.disk >= Disk.INCONSISTENT
 
@@ -61,6 +65,8 @@ def _declared_good(old: State, new: State) -> bool:
 BESIDE_ITS_USER = "promoted-beside-its-user"
 DETACHED_AHEAD = "detached-ahead-of-the-peer"
 """A Primary detaches what it has answered and the peer may lack, before a generation told so: now one does."""
+
+AHEAD_BY_ORDER = "ahead-by-order"
 
 MINT_RULES: tuple[MintRule, ...] = (
     MintRule("promotion-forced",
@@ -95,6 +101,10 @@ MINT_RULES: tuple[MintRule, ...] = (
              and new.conn >= Conn.CONNECTED and new.pdsk < Disk.INCONSISTENT <= old.pdsk, False,
              "The resync to here is complete, but its source lost its disk before it said so: by its generations that "
              "disk would be the source again, and it may have lost what is here."),
+    MintRule(AHEAD_BY_ORDER,
+             lambda old, new, bitmap, forced, unsure, used: _ahead_by_order(new) and not _ahead_by_order(old), False,
+             "The peer's data is to be overwritten by order: what a Primary here writes from now on, the peer will not "
+             "have, and until its metadata says so, its data looks like this disk's."),
 )
 POSTPONED = frozenset(rule.name for rule in MINT_RULES if rule.postponed)
 

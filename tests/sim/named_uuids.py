@@ -35,7 +35,7 @@ UUIDS = (
     Named(("source-missed-the-end", "target-peer-missed-the-end"),
           "cut a, write a 1, fuse a {k}, heal a, up a", "a", tries=120),
     Named(("peer-missed-the-start", "i-missed-the-start"),
-          "write a 1, fuse b {k}, invalidate_remote a, up b", "a", tries=60),
+          "write a 1, secondary a, fuse b {k}, invalidate_remote a, up b", "a", tries=60),
     Named(("i-lost-the-start", "peer-lost-the-start"),
           "cut a, write a 1, fuse b {k}, heal a, up b", "a", tries=90),
     Named(("needs-protocol-91",),

@@ -312,6 +312,16 @@ FOUND = (
            ("crowd", "b", ("attach", (("write", (312, 8, False)), ("write", (280, 8, False)),
                                       ("write", (73, 2, False))),
                            (("read", (241, 8, False)), ("write", (72, 1, False)))), 40))),
+    Found("answered-ahead-of-a-peer-that-was-ordered-away",
+          "a Primary ordered its peer to be overwritten and answered in the generation that both had; the peer died "
+          "before it noted the order, and the Primary's metadata failed: promoted, the peer overwrote it",
+          {"batch": 0.3, "blocks": 2, "on_no_data_accessible": "suspend-io", "slow_ms": 30},
+          (("secondary", "a", None, 40), ("primary", "b"), ("mend", "a"), ("write", "a", (9, 7, False)),
+           ("write", "a", (0, 2, True), 2), ("write", "a", (5, 1, False)), ("heal", "a", None, 40),
+           ("write", "b", (13, 3, False)), ("wait", "a", None, 4000),
+           ("invalidate_remote", "b", None, 1, 1728649609), ("fail_once", "b", ("meta", None, False), 1),
+           ("up", "b", None, 2), ("cut", "a"), ("kill", "a", None, 0, 3188018912), ("write", "b", (8, 8, True)),
+           ("up", "a"), ("write", "a", (0, 1, False), 300), ("primary", "a"))),
 )  # fmt: skip
 
 

@@ -249,6 +249,7 @@ def test_waits():
 
 
 PRIMARY = GOOD._replace(role=P)
+ORDERED = PRIMARY._replace(conn=Conn.STARTING_SYNC_S, pdsk=CON)
 
 
 def cut(state: State, rules: Rules = Rules()) -> State:  # noqa: B008
@@ -276,6 +277,12 @@ def cut(state: State, rules: Rules = Rules()) -> State:  # noqa: B008
     (None, State(S, P, Conn.CONNECTED, UP, Disk.DISKLESS), State(S, P, Conn.CONNECTED, UP, Disk.ATTACHING), 0, False),
     (None, PRIMARY._replace(disk=INC), cut(PRIMARY._replace(disk=INC)), 0, False),
     (None, GOOD, GOOD._replace(pdsk=Disk.FAILED), 0, False),
+    ("ahead-by-order", PRIMARY, ORDERED, 0, False),
+    ("ahead-by-order", PRIMARY, ORDERED, 7, False),
+    ("ahead-by-order", ORDERED._replace(role=S), ORDERED, 0, False),
+    (None, GOOD, ORDERED._replace(role=S), 0, False),
+    (None, ORDERED, ORDERED._replace(pdsk=INC), 0, False),
+    (None, ORDERED, SOURCE, 7, False),
 ])
 def test_who_mints_when(rule, old, new, bitmap, forced):
     assert mints_new_uuid(old, new, bitmap, forced=forced) == rule
