@@ -244,9 +244,7 @@ class Attachment:
                 text = f"{r.settings.disk_path}: {os.strerror(errno)} while flushing before detach: detached as it is"
                 r.why("error", "flush-failed-at-detach", text)
                 self.trouble.append(text)
-                meta.save_bitmap()
-                self._note_lost_writes(False)
-                self._gone()
+                self._give_up(data_lost=True)
                 told()
             else:
                 r.secondary.epoch.flushed_all()
@@ -358,8 +356,8 @@ class Attachment:
         """
         r = self._r
         meta, state, theirs = r.meta, r.state, r.handshake.peer_uuids
-        if meta is None or theirs is None or plain(theirs.current) != plain(meta.uuids.current):
-            return False  # ahead by order, say
+        if meta is None or (theirs is not None and plain(theirs.current) != plain(meta.uuids.current)):
+            return False  # a generation tells it: ahead by order, say
         behind = state.conn >= Conn.CONNECTED and state.pdsk < Disk.UP_TO_DATE
         return behind and state.role == Role.PRIMARY and meta.bitmap.count > 0
 

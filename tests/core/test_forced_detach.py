@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 
+from replblock.core.attachment import UNFLUSHED
 from replblock.state.names import Conn, Disk, Role
 
 from .world import World
@@ -38,3 +39,22 @@ def test_a_frozen_primary_without_its_disk_does_not_go_on_with_older_data(seed: 
             world.ok(node, "connect")
     world.settle()
     assert world.same_data() and world.read(a, 0, 4096) == NEW
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_disk_that_could_not_be_flushed_is_not_taken_back_by_its_users(seed: int) -> None:
+    """Alone: what was answered may be missing on it, and the next flush would be answered as if nothing was."""
+    world = World(seed, ping_int_ms=1000).pair()
+    a = world.a
+    a.disk.slow_share = 0
+    world.ok(a, "disconnect")
+    world.write(a, 0, NEW)
+    a.disk.fail_flushes = True
+    assert "detached as it is" in world.command(a, "detach", force=True).lines[0]
+    a.disk.fail_flushes = False
+    answer = world.command(a, "attach", **a.open_disk())
+    assert answer.exit_code and "(150)" in answer.lines[0]
+    assert a.resource.state.disk == Disk.DISKLESS and a.resource.users_generation == UNFLUSHED
+    world.ok(a, "secondary")  # its users are gone
+    world.ok(a, "attach", **a.open_disk())
+    assert a.resource.state.disk == Disk.UP_TO_DATE

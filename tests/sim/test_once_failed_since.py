@@ -322,6 +322,13 @@ FOUND = (
            ("invalidate_remote", "b", None, 1, 1728649609), ("fail_once", "b", ("meta", None, False), 1),
            ("up", "b", None, 2), ("cut", "a"), ("kill", "a", None, 0, 3188018912), ("write", "b", (8, 8, True)),
            ("up", "a"), ("write", "a", (0, 1, False), 300), ("primary", "a"))),
+    Found("alone-its-disk-failed-its-flush-on-the-way-out",
+          "a Primary that had gone on alone was told to detach, and that flush failed: it loses what it would lose in "
+          "use (the oracle); but its disk was taken back as if nothing was missing, and the next flush was answered",
+          {"blocks": 2, "slow_ms": 2},
+          (("write", "p", (8, 8, False), 3), ("crowd", "a", ("disconnect", (("flush", None),), ()), 40),
+           ("when", "p", ("disk", "FAILED", ("fail_once", True, ("flush", None, True), 0))), ("detach_force", "p"),
+           ("wait", "p", None, 60))),
 )  # fmt: skip
 
 
