@@ -14,7 +14,7 @@ from tests.sim import crossings
 from tests.sim.false_alarms import FALSE_ALARMS
 from tests.sim.history import Event, History, argument, setup
 from tests.sim.nearby import KNOWN, near
-from tests.sim.test_once_failed_since import FOUND
+from tests.sim.once_failed_since import FOUND
 
 ALSO_KNOWN = (*KNOWN, *FALSE_ALARMS[10:12], *FOUND[:20])
 """The numbers are fixed, as those of KNOWN are."""

@@ -76,7 +76,7 @@ def run(tree: str, first: int, limit: int) -> tuple[int, bool, str]:
 
 
 def noticing(tree: str, schedule: str, limit: int) -> str:
-    """How a schedule of `test_once_failed_since.py` fails with the package of `tree`; "" if it does not.
+    """How a schedule of `once_failed_since.py` fails with the package of `tree`; "" if it does not.
 
     As it stands, or with other seeds of chance, so many at most.
     """
@@ -119,8 +119,8 @@ def schedule_worker(tree: str, name: str, limit: int) -> None:
     """The same for a schedule."""
     import replblock
     from tests.sim.history import Event, History
+    from tests.sim.once_failed_since import FOUND
     from tests.sim.shrink import play
-    from tests.sim.test_once_failed_since import FOUND
 
     assert Path(replblock.__file__).resolve().parent.parent == Path(tree).resolve(), f"not the package of {tree}"
     found = next(each for each in FOUND if each.name == name)

@@ -11,8 +11,8 @@ from typing import Any
 
 from tests.sim.false_alarms import FALSE_ALARMS, Found
 from tests.sim.history import LONG, LONG_WAITS, MORE, WAITS, Event, History, argument, setup
-from tests.sim.test_once_failed import FOUND
-from tests.sim.test_once_failed_too import FOUND as FOUND_TOO
+from tests.sim.once_failed import FOUND
+from tests.sim.once_failed_too import FOUND as FOUND_TOO
 
 KNOWN = (*FOUND[:62], *FOUND_TOO[:47], *FALSE_ALARMS[:10])
 """How many of each is fixed: a seed must stay the history that it was. What is found later is for later seeds."""

@@ -32,7 +32,7 @@ ENOUGH_SEEDS = 40
 
 @pytest.mark.parametrize("name", NOTICED_BY)
 def test_its_schedule_notices(name: str) -> None:
-    """And the unchanged product passes: test_once_failed_since.py."""
+    """And the unchanged product passes: test_once_failed.py."""
     mutation = next(m for m in MUTATIONS if m.name == name)
     with tempfile.TemporaryDirectory(prefix="mutant-") as directory:
         apply(mutation, Path(directory))

@@ -1,16 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""More of `test_once_failed.py`: what was found later."""
+"""More of `once_failed.py`."""
 
 from __future__ import annotations
 
-import pytest
-
-from replblock.state.names import Conn, Disk
 from tests.sim.exhaustive import SETUP
 from tests.sim.false_alarms import Found
-from tests.sim.history import Event, History
-from tests.sim.play import Player
-from tests.sim.shrink import play
 
 FOUND = (
     Found("own-disk-failed-while-the-peer-was-told-to-discard",
@@ -385,41 +379,3 @@ FOUND = (
            ("wait", "p", None, 8, 2554824777), ("write", "p", (0, 40, False), 2, 3681247001), ("detach_force", "s"),
            ("flush", "p", None, 5), ("write", "p", (205, 1, False)))),
 )  # fmt: skip
-
-
-@pytest.mark.parametrize("found", FOUND, ids=lambda f: f.name)
-def test_stays_mended(found: Found) -> None:
-    """The schedule that once failed keeps every promise."""
-    failure = play(History(found.setup, tuple(Event(*event) for event in found.events)))
-    assert failure is None, f"{found.what}\n{failure.text}"
-
-
-def test_a_refused_request_is_not_tried_in_every_wake_up() -> None:
-    """Without a peer the last copy is asked again after connect-int, whatever else happens; then it is answered."""
-    events = [("power", "b", None, 60_000), ("fail", "a", "write"), ("write", "a", (0, 8, False), 100)]
-    events += [("read", "a", (16, 8, False), 100), ("power", "b", None, 100)] * 50
-    setup = {"blocks": 16, "on_io_error": "pass_on", "on_no_data_accessible": "suspend-io", "connect_int_ms": 3000}
-    player = Player(History(setup, tuple(Event(*event) for event in events)))
-    player.begin()
-    for number, event in enumerate(player.history.events):
-        player.event(number, event)
-    a = player.sim.a
-    assert 2 <= a.said["io-error-on-last-copy"] <= 5
-    assert player.oracle.pending
-    player.event(0, Event("repair", "a", None, 3000))
-    assert not player.oracle.pending
-    player.finish()
-
-
-def test_a_peer_that_cannot_be_told_of_lost_writes_stays_up_to_date() -> None:
-    """A disk that it would take for the source is refused before it begins to be the target."""
-    events = [("write", "a", (104, 2, False), 15), ("kill", "a"), ("fail", "a", "flush"), ("up", "a", None, 20)]
-    events += [("repair", "a", None, 100), ("attach", "a", None, 100), ("attach", "a", None, 100)]
-    player = Player(History({"blocks": 40, "offer_ordered": False}, tuple(Event(*event) for event in events)))
-    player.begin()
-    a, b = player.sim.a, player.sim.b
-    for number, event in enumerate(player.history.events):
-        player.event(number, event)
-        assert b.state.disk == Disk.UP_TO_DATE
-    assert a.resource.reasons[-1]["rule"] == "own-attach-aborted"
-    assert a.state.conn == Conn.CONNECTED

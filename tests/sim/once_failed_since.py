@@ -1,13 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Still more of `test_once_failed.py`: the newest."""
+"""Still more of `once_failed.py`: the newest. What is found is appended, seeds refer to the first ones by number."""
 
 from __future__ import annotations
 
-import pytest
-
 from tests.sim.false_alarms import Found
-from tests.sim.history import Event, History
-from tests.sim.shrink import play
 
 FOUND = (
     Found("half-of-an-order-to-discard",
@@ -330,10 +326,3 @@ FOUND = (
            ("when", "p", ("disk", "FAILED", ("fail_once", True, ("flush", None, True), 0))), ("detach_force", "p"),
            ("wait", "p", None, 60))),
 )  # fmt: skip
-
-
-@pytest.mark.parametrize("found", FOUND, ids=lambda f: f.name)
-def test_stays_mended(found: Found) -> None:
-    """The schedule that once failed keeps every promise."""
-    failure = play(History(found.setup, tuple(Event(*event) for event in found.events)))
-    assert failure is None, f"{found.what}\n{failure.text}"
