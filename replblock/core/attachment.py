@@ -420,7 +420,8 @@ class Attachment:
     def _give_up(self, *, data_lost: bool, target_finished: bool = False) -> None:
         """Detached as it is: the activity log stays, and names what may be missing."""
         r = self._r
-        assert r.meta is not None
+        if r.meta is None:
+            return  # given up already, by a write that had waited and was begun when the disk was called Failed
         r.meta.save_bitmap()  # a write that failed here may be on the peer's disk, and be marked nowhere else
         # given up in the middle of writes it is as if they had failed, whatever it was that did
         if data_lost or r.primary.writing:

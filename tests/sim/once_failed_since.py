@@ -325,4 +325,11 @@ FOUND = (
           (("write", "p", (8, 8, False), 3), ("crowd", "a", ("disconnect", (("flush", None),), ()), 40),
            ("when", "p", ("disk", "FAILED", ("fail_once", True, ("flush", None, True), 0))), ("detach_force", "p"),
            ("wait", "p", None, 60))),
+    Found("failed-again-when-it-was-called-failed",
+          "a write that had waited for room was begun when the disk was called Failed, and failed it once more: the "
+          "engine ended",
+          {"blocks": 2, "max_in_flight_bytes": 20000, "offer_ordered": False},
+          (("forget", "a"), ("write", "a", (8, 8, False)), ("write", "b", (0, 8, False)), ("write", "a", (8, 8, False)),
+           ("write", "b", (8, 8, True), 15), ("fail", "a", "write"), ("write", "b", (8, 8, False)),
+           ("write", "b", (8, 2, False)), ("wait", "b", None, 12000))),
 )  # fmt: skip
