@@ -20,13 +20,14 @@ class Places(NamedTuple):
     lib: str
     man: str
     units: str
+    udev: str
     completions: str
 
 
 LOCAL = Places("/usr/local/sbin", "/usr/local/sbin/drbdadm", "/usr/local/lib/replblock", "/usr/local/share/man",
-               "/etc/systemd/system", "/usr/local/share/bash-completion/completions")  # fmt: skip
+               "/etc/systemd/system", "/etc/udev/rules.d", "/usr/local/share/bash-completion/completions")  # fmt: skip
 PACKAGE = Places("/usr/sbin", "/usr/lib/replblock/drbdadm", "/usr/lib/replblock", "/usr/share/man",
-                 "/lib/systemd/system", "/usr/share/bash-completion/completions")  # fmt: skip
+                 "/lib/systemd/system", "/lib/udev/rules.d", "/usr/share/bash-completion/completions")  # fmt: skip
 """The name drbdadm belongs to drbd-utils, whose drbdmeta one may well want beside replblock."""
 RESOURCE_SCRIPTS = "/etc/ha.d/resource.d"
 RESOURCE_AGENTS = "/usr/lib/ocf/resource.d/replblock"
@@ -68,6 +69,8 @@ def items(places: Places, program: str, made: Mapping[str, bytes]) -> tuple[list
         copy(source, f"{places.lib}/{source.name}", 0o755)
     for source in sorted((HERE / "systemd").iterdir()):
         copy(source, f"{places.units}/{source.name}", 0o644)
+    for source in sorted((HERE / "udev").iterdir()):
+        copy(source, f"{places.udev}/{source.name}", 0o644)
     for words, content in made.items():
         verb, _, name = words.partition(" ")
         path = f"{places.completions}/replctl" if verb == "completion" else f"{places.man}/man{name[-1]}/{name}"

@@ -115,12 +115,13 @@ class Guest:
 
     def __init__(
         self, kernel: Kernel, network: Network, name: str, number: int, names: Mapping[str, int], directory: Path,
-        memory_mib: int = 256, disk_mib: int = 64,
+        memory_mib: int = 256, disk_mib: int = 64, init: str = "",
     ) -> None:  # fmt: skip
         self.name = name
         self.number = number
         self.directory = directory
         self.memory_mib = memory_mib
+        self._init = init
         self._kernel = kernel
         self.network = network
         self._hosts = ",".join(f"{CABLES['eth0']}.{number}={name}" for name, number in names.items())
@@ -143,6 +144,7 @@ class Guest:
             "net": ",".join(f"{cable}={net}.{self.number}/24" for cable, net in CABLES.items()),
             "control": self._control,
             "hosts": self._hosts,
+            **({"init": self._init} if self._init else {}),
         }
         boot = Boot(self.number, self.memory_mib, self.disk, self.directory, self.network, words)
         with open(self.console, "ab") as console:

@@ -8,6 +8,8 @@ to know stands on the kernel's command line as `guest.WORD=VALUE`.
     stage 1     the root is the host's file system, read-only: an overlay of memory over it becomes the new root
     stage 2     mounts, name, network, then commands: one TCP connection each
 
+With `guest.init=systemd` process 1 becomes systemd after that, and what takes commands a service of it.
+
 A request is one line of JSON, {"argv": [...], "timeout": seconds, "env": {...}}. The answer is a run of frames, a kind
 (o, e: output; x: exit code, the last one) and four bytes of length before each. If the connection breaks, the command
 and its process group are killed.
@@ -20,6 +22,7 @@ import ctypes
 import json
 import os
 import selectors
+import shutil
 import signal
 import socket
 import struct
@@ -97,6 +100,39 @@ def furnish(said: dict[str, str]) -> None:
 
 def call(*command: str) -> None:
     subprocess.run(command, check=True)
+
+
+# ---- systemd
+
+SYSTEMD = "/lib/systemd/systemd"
+COMMANDS_UNIT = """\
+[Unit]
+Description=Commands from outside
+[Service]
+ExecStart={python} -I {program} serve {address}
+# What a command leaves running lives on.
+KillMode=process
+OOMScoreAdjust=-1000
+"""
+
+
+def become_systemd(said: dict[str, str]) -> None:
+    """Of the services of the machine whose files these are, none: it boots what is the package's own choice."""
+    etc = Path("/etc/systemd/system")
+    for place in etc.glob("*.wants"):
+        shutil.rmtree(place)
+    Path("/etc/systemd/system-generators").mkdir(exist_ok=True)
+    Path("/etc/systemd/system-generators/systemd-sysv-generator").symlink_to("/dev/null")
+    for unit in ("systemd-tmpfiles-setup.service", "systemd-tmpfiles-clean.timer"):     # /tmp is the host's, and large
+        (etc / unit).symlink_to("/dev/null")
+    if not Path("/etc/machine-id").exists():
+        Path("/etc/machine-id").write_text(said["name"].encode().hex().ljust(32, "0") + "\n")
+    text = COMMANDS_UNIT.format(python="/usr/bin/python3", program=sys.argv[0], address=said["control"])
+    (etc / "guest-commands.service").write_text(text)
+    wanted = etc / "multi-user.target.wants"
+    wanted.mkdir()
+    (wanted / "guest-commands.service").symlink_to("../guest-commands.service")
+    os.execv(SYSTEMD, [SYSTEMD, "--unit=multi-user.target"])
 
 
 # ---- commands
@@ -187,11 +223,15 @@ def pass_on(link: socket.socket, descriptor: int, kind: bytes) -> bool:
 def main() -> None:
     os.environ.update(PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", HOME="/root",
                       LC_ALL="C.UTF-8", PYTHONDONTWRITEBYTECODE="1")  # fmt: skip
+    if sys.argv[1:2] == ["serve"]:
+        serve(sys.argv[2])
     mount("proc", "proc", "/proc")      # in both stages: what is seen there is the host's
     if sys.argv[1:] != ["stage2"]:
         overlay_root()
     said = parameters()
     furnish(said)
+    if said.get("init") == "systemd":
+        become_systemd(said)
     if os.fork() == 0:
         Path("/proc/self/oom_score_adj").write_text("-1000")    # a guest short of memory can still be asked
         serve(said["control"])

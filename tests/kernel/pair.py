@@ -16,6 +16,7 @@ from tests.e2e.waiting import wait_until
 from tests.kernel.guest import COMMAND_S, MIB, Command, Guest, Result
 from tests.kernel.kernels import find
 from tests.kernel.network import Network
+from tests.kernel.qemu import find_qemu
 
 NAMES = {"dados": 1, "backup": 2}
 DEVICE, DISK, MOUNTED = "/dev/drbd0", "/dev/guestdisk", "/mnt/data"
@@ -171,14 +172,17 @@ def metadata_bytes(size_bytes: int) -> int:
 
 
 @contextmanager
-def two_guests(memory_mib: int = 256, disk_mib: int = 64) -> Iterator[list[Guest]]:
-    """Both booted; everything of them is gone afterwards. Raises NoGuest, NetworkError."""
-    kernel = find()
+def two_guests(memory_mib: int = 256, disk_mib: int = 64, init: str = "") -> Iterator[list[Guest]]:
+    """Both booted; everything of them is gone afterwards. Raises NoGuest, NetworkError.
+
+    With `init="systemd"` on a kernel as distributions ship it: systemd wants control groups.
+    """
+    kernel = find_qemu() if init == "systemd" else find()
     directory = Path(tempfile.mkdtemp(prefix="rb-guests-"))
     try:
         network = Network(len(NAMES))
         try:
-            guests = [Guest(kernel, network, name, number, NAMES, directory / name, memory_mib, disk_mib)
+            guests = [Guest(kernel, network, name, number, NAMES, directory / name, memory_mib, disk_mib, init)
                       for name, number in NAMES.items()]  # fmt: skip
             try:
                 for guest in guests:
@@ -197,10 +201,10 @@ def two_guests(memory_mib: int = 256, disk_mib: int = 64) -> Iterator[list[Guest
 
 @contextmanager
 def two_machines(
-    remember: Callable[[Pair], None] = lambda pair: None, memory_mib: int = 256, disk_mib: int = 64
+    remember: Callable[[Pair], None] = lambda pair: None, memory_mib: int = 256, disk_mib: int = 64, init: str = ""
 ) -> Iterator[Pair]:
     """Two guests configured as a pair. Raises NoGuest, NetworkError."""
-    with two_guests(memory_mib, disk_mib) as guests:
+    with two_guests(memory_mib, disk_mib, init) as guests:
         pair = Pair([Machine(guest) for guest in guests])
         remember(pair)
         pair.configure()
