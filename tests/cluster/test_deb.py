@@ -59,7 +59,8 @@ def test_what_is_in_it(packages: dict[str, Path], tmp_path: Path) -> None:
     subprocess.run(["dpkg-deb", "--raw-extract", str(package), str(tree)], check=True)
     found = {str(path.relative_to(tree)) for path in tree.rglob("*") if path.is_file()}
     for path in ("usr/sbin/replctl", SCRIPT, "usr/lib/ocf/resource.d/replblock/replblock",
-                 "lib/systemd/system/replblock@.service", "usr/share/man/man8/replctl.8.gz",
+                 "lib/systemd/system/replblock@.service", "lib/udev/rules.d/65-replblock.rules",
+                 "usr/share/man/man8/replctl.8.gz",
                  "usr/share/doc/replblock/copyright", "usr/share/doc/replblock/changelog.gz",
                  "usr/share/replblock/nbdkit_plugin/replblock.py"):  # fmt: skip
         assert path in found, path

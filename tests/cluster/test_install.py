@@ -52,7 +52,8 @@ def test_there_and_back_again(machine: Path) -> None:
     assert put.returncode == 0, put
     for path in (SCRIPT, "usr/local/share/man/man8/replctl.8", "usr/local/share/man/man5/replblock.conf.5",
                  "etc/systemd/system/replblock@.service", "usr/local/share/bash-completion/completions/replctl",
-                 "usr/local/lib/replblock/shutdown-guard", "usr/local/lib/replblock/replblock-crm-fence",
+                 "usr/local/lib/replblock/shutdown-guard", "etc/udev/rules.d/65-replblock.rules",
+                 "usr/local/lib/replblock/replblock-crm-fence",
                  "usr/lib/ocf/resource.d/replblock/replblock"):  # fmt: skip
         assert (machine / path).is_file(), path
     assert os.access(machine / SCRIPT, os.X_OK)
