@@ -280,7 +280,7 @@ class Shop(Pair):
         """A take-over into the table, when the client was served again."""
         seconds = timeline(watch, fault_at, patience_s)
         if till is not None:
-            seconds["client"] = till.served_after(fault_at + seconds["samba"]) - fault_at
+            seconds["client"] = till.served_after(fault_at + seconds["samba"], patience_s) - fault_at
         rows.append(row := Row(fault, seconds))
         return row
 
@@ -348,14 +348,14 @@ class Till:
     def promised(self) -> list[str]:
         return [f"{checksum}  {HOME}/{name}" for _, result, checksum, name in self.attempts if result == "ok"]
 
-    def served_after(self, at: float) -> float:
+    def served_after(self, at: float, patience_s: float = TAKE_OVER_S) -> float:
         """When the first attempt after that time succeeded."""
 
         def served() -> list[float]:
             ended = [(float(attempt[0]), attempt[1] == "ok") for attempt in self.attempts]
             return [end for end, ok in ended if ok and end > at]
 
-        return wait_until(served, lambda: f"the client is served: {self.attempts[-3:]}", TAKE_OVER_S)[0]
+        return wait_until(served, lambda: f"the client is served: {self.attempts[-3:]}", patience_s)[0]
 
     def close(self) -> None:
         self._process.kill()
