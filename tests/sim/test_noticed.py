@@ -26,6 +26,9 @@ NOTICED_BY = {
     "given-up-in-the-middle-of-writes": "read-failed-under-writes",
     "last-copy-counts-as-unchanged": "last-write-of-a-failing-disk-uncounted",
     "answered-while-its-data-goes": "held-write-of-a-loser",
+    "ahead-by-order-unnamed": "answered-ahead-of-a-peer-that-was-ordered-away",
+    "outdated-crash-is-the-source": "crashed-while-outdated-and-the-source-when-the-other-one-was-outdated-too",
+    "frozen-when-its-disk-goes": "frozen-when-its-disk-went",
 }
 ENOUGH_SEEDS = 40
 
