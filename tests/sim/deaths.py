@@ -69,6 +69,7 @@ class Deaths(Answers):
             # of a promotion in this very moment nobody was told
             told = seen is None or seen.role == Role.PRIMARY
             self.last_role[node.name] = self._serves(node) if told or node.state.role != Role.PRIMARY else seen.role
+        self.never_answered(node)
         ledger = self.ledger(node)
         ledger.judged_from = ledger.promoting = None
         if was_on and seen is not None and seen != node.state:
@@ -172,6 +173,30 @@ class Deaths(Answers):
         if whole is not None and ledger.void and node.platter.says_consistent:
             ledger.void = False
             ledger.acked, ledger.synced_since = whole
+
+    def promotion_unanswered(self, node: Node) -> None:
+        """The operator is told, or has to guess, that the peer may have agreed: then its copy counts, as ordered."""
+        theirs = self.ledger(node.peer)
+        if theirs.agreed > theirs.promoted:
+            self._on_the_peers_copy(node, theirs.agreed)
+
+    def never_answered(self, node: Node) -> None:
+        """It died while it was being promoted. Its question may still be on its way to the peer."""
+        if any(name == node.name and life < node.life for name, life, _ in self.asked):
+            self.promotion_unanswered(node)
+
+    def _on_the_peers_copy(self, node: Node, when: int) -> None:
+        """Without a disk it is Primary on the peer's copy.
+
+        For what was acknowledged in an earlier life of this node that is the same as if the peer had been promoted
+        alone: it serves without what it had lost with its power before they met.
+        """
+        theirs, mine = self.ledger(node.peer), self.ledger(node)
+        theirs.promoted = when
+        if theirs.lost_power < mine.met:
+            given_up = {m for m in theirs.dropped if (m.acked or 0) < mine.died}
+            theirs.forgiven |= given_up
+            theirs.dropped -= given_up
 
     def _alone(self, state: Any) -> bool:
         """Without the peer's disk, be that out of reach or gone."""

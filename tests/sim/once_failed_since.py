@@ -332,4 +332,22 @@ FOUND = (
           (("forget", "a"), ("write", "a", (8, 8, False)), ("write", "b", (0, 8, False)), ("write", "a", (8, 8, False)),
            ("write", "b", (8, 8, True), 15), ("fail", "a", "write"), ("write", "b", (8, 8, False)),
            ("write", "b", (8, 2, False)), ("wait", "b", None, 12000))),
+    Found("promoted-without-its-disk-on-a-copy-that-had-lost-its-power",
+          "a Primary was killed, and the peer lost its power before it had flushed; without its own disk the Primary "
+          "went on, by order, with the peer's copy: as if that had been promoted, which lacks by right what it lost "
+          "(the oracle)",
+          {"batch": 0.3, "blocks": 40},
+          (("mend", "b"), ("down", "a"), ("primary", "b", None, 15, 355881765), ("mend", "a"),
+           ("write", "a", (120, 8, False), 15, 638599054), ("kill", "b", None, 0, 309279560),
+           ("fuse", "a", (1, True), 15), ("up", "b"), ("detach", "b"), ("up", "a"),
+           ("write", "b", (121, 2, False), 12000), ("primary", "b"))),
+    *(Found(f"killed-when-its-promotion-was-not-answered-{ms}",
+            "the same, and killed before that order was answered: the peer agreed all the same, or had agreed, and "
+            "began a generation of its own (the oracle)",
+            {"batch": 0.3, "blocks": 40},
+            (("write", "a", (120, 8, False), 15, 638599054), ("kill", "a", None, 0, 309279560),
+             ("fuse", "b", (1, True), 15), ("fail", "a", "meta"), ("up", "a", None, 300), ("connect", "a", None, 300),
+             ("repair", "a"), ("up", "b", None, 3000), ("primary", "a", None, ms), ("kill", "a", None, 3000),
+             ("up", "a", None, 300), ("attach", "a", None, 9000)))
+      for ms in (18, 20)),
 )  # fmt: skip

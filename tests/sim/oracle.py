@@ -100,22 +100,16 @@ class Oracle(Deaths):
         self.rules.add(rule)
         if rule == "diskless-peer-promoted":
             self.ledger(node).agreed = self.tick()
-
-    def promotion_unanswered(self, node: Node) -> None:
-        """The operator is told that the peer may have agreed. If it has, its copy is what counts, as was ordered."""
-        theirs = self.ledger(node.peer)
-        theirs.promoted = max(theirs.promoted, theirs.agreed)
+            self.never_answered(node.peer)
 
     def _survives(self, node: Node) -> None:
         mine = self.ledger(node)
         since, mine.judged_from = mine.judged_from, None
         keeper = node
         if node.state.disk < Disk.INCONSISTENT and node.state.conn >= Conn.CONNECTED:
-            # without a disk it is Primary on the peer's copy: for what it had acknowledged in an earlier life that is
-            # the same as if the peer had been promoted
             keeper = node.peer
             mine = self.ledger(keeper)
-            mine.promoted = self.tick()
+            self._on_the_peers_copy(node, self.tick())
         elif mine.void or not self._alone(node.state) or node.state.disk != Disk.UP_TO_DATE:
             return
         # not before: of a promotion that a crash or a failed disk ended in between nothing need be durable, and nobody
@@ -284,6 +278,7 @@ class Oracle(Deaths):
         """What was handed in before the connection stood goes to the peer too."""
         mine = self.ledger(node)
         mine.met = self.tick()
+        self.asked = {order for order in self.asked if order[0] != node.name or order[1] == node.life}
         # of an earlier life no application is left that a flush could tell: no engine takes such a device back
         lost = {m for m in self._lost_by(node, twice=True) if (m.acked or 0) > mine.died}
         mine.untold.update(m for m in lost if m.weak and self._twice_lost(node, m))

@@ -357,12 +357,15 @@ class Player:
         before = fingerprint(node)
         rule = CHANGED_BY.get(verb, "")
         node.orders[verb] += 1
-        state = node.state
+        state, life = node.state, node.life
         order, said, undone = node.orders[verb], node.said[rule], self._undone(node)
+        if verb == "primary":
+            oracle.asked.add((name, life, order))
 
         def reply(answer: Any) -> None:
             assert not answers, f"invariant 8: {name}: {verb} was answered twice"
             answers.append(answer)
+            oracle.asked.discard((name, life, order))
             if self.trace:
                 self.sim.note(f"{name}: {verb} {args or ''} → {answer.exit_code} {answer.lines}")
             # the peer may have carried out what it was told by a connection that broke before its answer

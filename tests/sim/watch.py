@@ -35,6 +35,8 @@ class Watch:
         self.forcing: set[str] = set()
         self.gives_up: set[str] = set()
         """Nodes whose operator ordered their data away."""
+        self.asked: set[tuple[str, int, int]] = set()
+        """Orders to be Primary, node, life and number, that are not answered yet, or will never be."""
         self.decisions: dict[str, tuple[Any, Any]] = {}
         self.last_role: dict[str, Role] = {}
         self.seen: dict[str, Any] = {}
