@@ -20,6 +20,7 @@ import pytest
 from tests.e2e.pair import ROOT, Node, Pair, Result
 from tests.e2e.waiting import PATIENCE_S, wait_until
 
+LIB = ROOT / "replblock" / "cluster" / "lib"
 UNIT = ROOT / "replblock" / "cluster" / "systemd" / "replblock@.service"
 
 
@@ -32,11 +33,13 @@ class Unit:
         replctl = node.directory / "replctl"
         replctl.write_text(f'#!/bin/sh\nexec {sys.executable} -m replblock.cli.main -c {node.config} "$@"\n')
         replctl.chmod(0o755)
+        node.env = {**node.env, "REPLCTL": str(replctl)}
         self.lines: dict[str, list[str]] = {}
         for line in UNIT.read_text().splitlines():
             key, equals, value = line.partition("=")
             if equals and not line.startswith("#"):
-                filled = value.replace("@REPLCTL@", str(replctl)).replace("%I", "r0")
+                filled = value.replace("@REPLCTL@", str(replctl)).replace("@LIB@", str(LIB))
+                filled = filled.replace("%I", "r0").replace("%i", "r0")
                 self.lines.setdefault(key, []).append(filled)
 
     def only(self, key: str) -> str:
