@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from replblock.cli.control import MEDIUM_S, ask, finish
-from replblock.cli.errors import CANNOT, TIMEOUT, Stop
+from replblock.cli.errors import CANNOT, TIMEOUT, USAGE, Stop
 from replblock.cli.lifecycle import END_POLL_S, END_S, missing_steps, start, step
 from replblock.cli.run import Run, Target
 
@@ -29,10 +29,16 @@ def _restart(run: Run, target: Target) -> int:
         if run.is_up(target.resource):
             if "--crashed" in run.options:
                 return 0
-            reply = ask(run, target, "leave")
+            leave_only = "--leave" in run.options
+            reply = ask(run, target, "leave", {"dry_run": leave_only})
             if reply.exit_code:
                 return finish(run, target, reply)
             supervised = bool(reply.data.get("supervised"))
+            if leave_only and not supervised:
+                raise Stop(USAGE, f"{target}: its engine has no supervisor that would start the next one",
+                           f"run: replctl restart {target.resource}")  # fmt: skip
+            if leave_only:
+                return finish(run, target, ask(run, target, "leave"))
             _wait_until(run, target, False)
         if supervised:
             _wait_until(run, target, True)

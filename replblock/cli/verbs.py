@@ -112,7 +112,10 @@ INSTALL = (
     Option("--remove", "take out what was put there"),
     Option("--force", "set aside, as NAME.before-replblock, what is in the way"),
 )
-CRASHED = (Option("--crashed", "only if it died: what is running well is left alone"),)
+RESTART = (
+    Option("--crashed", "only if it died: what is running well is left alone"),
+    Option("--leave", "only end the engine, whose supervisor starts the next one"),
+)
 RESTART_MORE = (
     "With a kernel nbd device. Its users wait; they go on where they were unless the peer",
     "was promoted or its data moved on meanwhile: then the device fails, and must be",
@@ -161,7 +164,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("explain", "explain", RESOURCE, "which rule decides between two data sets, and what each side would lose",
          EXPLAIN, group=OWN, live=True, prints=True, more=EXPLAIN_MORE),
     Verb("metrics", "own", ANY, "counters in Prometheus' text format", group=OWN, prints=True),
-    Verb("restart", "restart", RESOURCE, "start the engine anew under a mounted file system", CRASHED, group=OWN,
+    Verb("restart", "restart", RESOURCE, "start the engine anew under a mounted file system", RESTART, group=OWN,
          more=RESTART_MORE),
     Verb("sh-nbd", "shell", RESOURCE, "the NBD URI of the resource on this node", group=OWN, prints=True),
     Verb("demo", "demo", WORD, "two nodes on this machine: replicate, fail over, resynchronise", group=OWN),

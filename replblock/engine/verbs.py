@@ -294,7 +294,8 @@ def leave(engine: Engine, args: Args, client: Client) -> None:
                                           "this device would not survive a restart", *problem.reasons]))  # fmt: skip
             return
         client.reply(answer(data={"supervised": engine.notifier.supervised}))
-        engine.loop.timer_call("leave", 1, engine.leave_at_once)
+        if not args.get("dry_run"):
+            engine.loop.timer_call("leave", 1, engine.leave_at_once)
 
     _aside(engine, lambda: keeper.refuse_restart(engine.door), answered)
 

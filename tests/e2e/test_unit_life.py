@@ -150,6 +150,31 @@ def test_an_engine_that_crashed_comes_back_as_a_secondary(units: tuple[Unit, Uni
     assert pair.a.disk.read_bytes()[:5] == b"after"
 
 
+def test_an_engine_leaves_for_the_next_one_of_its_unit(units: tuple[Unit, Unit], pair: Pair) -> None:
+    """`restart --leave`, by which `systemctl restart` renews an engine: refused while a client would lose it."""
+    unit = units[0]
+    handle = nbd.NBD()
+    handle.connect_uri(unit.node.uri)
+    refused = unit.node.try_("restart", "--leave", "r0")
+    assert refused.code == 11 and "would not survive" in refused.err
+    handle.pwrite(b"3" * 4096, 0)
+    handle.shutdown()
+    del handle
+    wait_until(lambda: unit.node.try_("restart", "--leave", "r0").code == 0, "it leaves once nobody uses the device")
+    assert unit.would_restart()
+    assert unit.start().code == 0
+    unit.node.wait_state("Secondary Connected Established UpToDate/UpToDate")
+    pair.assert_same_data()
+
+
+def test_an_engine_without_a_supervisor_does_not_leave(pair: Pair) -> None:
+    pair.make_disks()
+    pair.a.do("up", "r0")
+    refused = pair.a.try_("restart", "--leave", "r0")
+    assert refused.code == 1 and "no supervisor" in refused.err and "replctl restart r0" in refused.err
+    assert pair.a.state() != "down"
+
+
 def test_a_stop_is_refused_while_the_device_is_in_use(units: tuple[Unit, Unit]) -> None:
     """Both ways that systemd has, the command and the signal; the client never notices."""
     used = units[0]
