@@ -25,11 +25,12 @@ def restart(run: Run) -> int:
 def _restart(run: Run, target: Target) -> int:
     run.view(target.resource)       # a configuration that cannot be read is no reason to end what runs
     with _one_at_a_time(run, target):
-        supervised = False
+        supervised, leave_only = False, "--leave" in run.options
+        if leave_only and not run.is_up(target.resource):
+            return 0            # the next one is its supervisor's business in any case
         if run.is_up(target.resource):
             if "--crashed" in run.options:
                 return 0
-            leave_only = "--leave" in run.options
             reply = ask(run, target, "leave", {"dry_run": leave_only})
             if reply.exit_code:
                 return finish(run, target, reply)

@@ -162,6 +162,8 @@ def test_an_engine_leaves_for_the_next_one_of_its_unit(units: tuple[Unit, Unit],
     del handle
     wait_until(lambda: unit.node.try_("restart", "--leave", "r0").code == 0, "it leaves once nobody uses the device")
     assert unit.would_restart()
+    assert unit.node.try_("restart", "--leave", "r0").code == 0
+    assert unit.node.state() == "down", "not the supervisor started an engine"
     assert unit.start().code == 0
     unit.node.wait_state("Secondary Connected Established UpToDate/UpToDate")
     pair.assert_same_data()
