@@ -7,6 +7,7 @@ A: on this disk and taken by TCP; B: on this disk and received by the peer; C: o
 from __future__ import annotations
 
 import errno as errnos
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 
@@ -233,7 +234,7 @@ class Completion(Resend):
         for request in [*self._unacked.values(), *self._unsent]:
             if not request._waits & (LOCAL | BARRIER):
                 self._only_there(request)
-        held, self._held = self._held, []
+        held, self._held = self._held, deque()
         for request in held:
             if request.op in (Op.READ, Op.FLUSH) or request.errno or request._waits or in_parts(request):
                 self._held.append(request)  # with its parts it is looked at when it goes on

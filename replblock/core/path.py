@@ -74,7 +74,8 @@ class PathState:
         self._turns = 0
         self._refused: list[Request] = []
         """Under suspend-io: data was within reach, and could not be read or written. They begin anew later."""
-        self._held: list[Request] = []
+        self._held: deque[Request] = deque()
+        """Done in a freeze. Each is here until it is answered: whoever takes a disk or the peer away looks here."""
         self._unacked: dict[bytes, Request] = {}
         self._reads: dict[bytes, Request] = {}
         self._unsent: list[Request] = []

@@ -97,12 +97,10 @@ class PrimaryPath(Reads, Flushing):
     def thaw(self, reason: str) -> None:
         """Go on where `freeze` stopped."""
         self.frozen.discard(reason)
-        if self.frozen:
-            return
-        held, self._held = self._held, []
-        for request in held:
-            self._complete(request)
-        self._unpark()
+        while self._held and not self.frozen:
+            self._complete(self._held.popleft())  # what begins then may fail this disk, which the others count on
+        if not self.frozen:
+            self._unpark()
 
     def _unpark(self) -> None:
         self._turns = len(self._parked)  # each once: what finds no data parks itself again

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno as errnos
 from bisect import insort
+from collections import deque
 from operator import attrgetter
 
 from replblock.core.epochs import Epoch
@@ -168,7 +169,7 @@ class Resend(PathState):
                     elif id(request) in held:
                         unanswered.append(request)
         if taken:
-            self._held = [request for request in self._held if id(request) not in taken]
+            self._held = deque(request for request in self._held if id(request) not in taken)
         for request in unanswered:
             self._no_data(request)  # it may be held again: something else may have frozen the path
 

@@ -192,3 +192,21 @@ def test_frozen_and_detached_its_disk_has_the_generation_that_waited() -> None:
     world.ok(a, "connect")
     world.settle()
     assert world.same_data() and world.read(a, 0, 4096) == b"u" * 4096
+
+
+def test_an_answer_in_a_thaw_fails_the_disk_that_the_next_one_counts_on() -> None:
+    """Towards a kernel peer a write waits for the older one's answer, and may then fail the only disk that is left."""
+    world = World(33, ping_int_ms=1000, on_no_data_accessible="io-error", offer_ordered=False).pair()
+    a = world.a
+    world.write(a, 0, b"0" * 4096)
+    world.flush(a)
+    a.disk.slow_share = 0.0
+    world.partition()
+    older = world.submit(a, Op.WRITE, 0, 4096, b"1" * 4096)
+    other = world.submit(a, Op.WRITE, 8192, 4096, b"2" * 4096)
+    newer = world.submit(a, Op.WRITE, 0, 4096, b"3" * 4096)
+    a.disk.fail_writes = True
+    assert world.wait(older).errno == 0
+    assert world.wait(newer).errno != 0
+    assert world.wait(other).errno != 0
+    assert a.resource.state.disk == Disk.DISKLESS

@@ -84,8 +84,11 @@ class Answers(Watch):
         if state.conn < Conn.CONNECTED or state.pdsk != Disk.UP_TO_DATE:
             if theirs.lost_power > mark.submitted and not theirs.void:
                 self._lost_there(theirs, mark)  # as it saw it, its resync had ended
-            elif not local and not theirs.void and self.holds(peer, mark):
-                theirs.acked.add(mark)
+            elif not local and not theirs.void:
+                if self.holds(peer, mark):
+                    theirs.acked.add(mark)
+                elif mark not in mine.acked and peer.name not in mark.unsure:
+                    self.fail(1, f"{node.name} acknowledged {mark} with no good disk, and {peer.name} lacks it")
             return
         held = self.holds(peer, mark)
         # which this node does not know yet: what comes there now counts for nothing, or is refused without a try

@@ -350,4 +350,15 @@ FOUND = (
              ("repair", "a"), ("up", "b", None, 3000), ("primary", "a", None, ms), ("kill", "a", None, 3000),
              ("up", "a", None, 300), ("attach", "a", None, 9000)))
       for ms in (18, 20)),
+    *(Found(f"answered-in-a-thaw-when-the-answer-before-had-cost-the-disk-{policy}",
+            "the peer was lost, and two writes waited for the new generation; the first answer let another one begin, "
+            "which failed the disk; the second, which stood on that disk only, was answered all the same: under "
+            "suspend-io when the disk was back without it",
+            {"on_no_data_accessible": policy, "offer_ordered": False, "ping_int_ms": 3000, "blocks": 16, "slow_ms": 30},
+            (("power", "a"), ("primary", "b"), ("mend", "a", None, 0, 2685144116), ("wait", "b", None, 300),
+             ("write", "b", (125, 1, False), 15), ("power", "a"), ("wait", "a", None, 700), ("up", "a"),
+             ("write", "b", (0, 8, False)), ("wait", "a", None, 1500), ("write", "b", (121, 1, False)),
+             ("write", "a", (0, 40, False), 700), ("fail", "b", "write"),
+             ("write", "a", (121, 1, False), 700, 1936073943)))
+      for policy in ("suspend-io", "io-error")),
 )  # fmt: skip
