@@ -171,8 +171,8 @@ class PathState:
             flags |= DP_SEND_RECEIVE_ACK
         self._flags = flags
         self._asynchronous = not flags & (DP_SEND_WRITE_ACK | DP_SEND_RECEIVE_ACK)
-        for reason, on in (("user", s.susp), ("no-data", s.susp_nod), ("fencing", s.susp_fen)):
-            if on:
+        for reason, word in (("user", "susp"), ("no-data", "susp_nod"), ("fencing", "susp_fen")):
+            if getattr(self._r.state, word):  # as it is now: what a thaw lets begin may fail the last disk
                 self.freeze(reason)
             elif reason in self.frozen:
                 self.thaw(reason)

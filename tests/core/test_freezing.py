@@ -210,3 +210,20 @@ def test_an_answer_in_a_thaw_fails_the_disk_that_the_next_one_counts_on() -> Non
     assert world.wait(newer).errno != 0
     assert world.wait(other).errno != 0
     assert a.resource.state.disk == Disk.DISKLESS
+
+
+def test_a_thaw_may_end_in_another_freeze() -> None:
+    """What waited for `resume-io` fails the last disk: the path is as frozen as the state says."""
+    world = World(34, ping_int_ms=1000, on_no_data_accessible="suspend-io").pair()
+    a = world.a
+    a.disk.slow_share = 0.0
+    world.partition()
+    world.write(a, 0, b"0" * 4096)
+    world.ok(a, "suspend_io")
+    waiting = world.submit(a, Op.WRITE, 0, 4096, b"1" * 4096)
+    a.disk.fail_writes = True
+    world.ok(a, "resume_io")
+    world.run(3000)
+    assert a.resource.state.disk == Disk.DISKLESS and a.resource.state.suspended
+    assert a.resource.primary.frozen == {"no-data"}
+    assert not world.answered(waiting)
