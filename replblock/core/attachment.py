@@ -11,6 +11,7 @@ from replblock.core.activity import ActivityLog
 from replblock.core.host import Disk as DiskPort
 from replblock.core.judging import refused_unheard
 from replblock.core.metastore import MetaStore
+from replblock.core.parting import part_before_lost_writes_go
 from replblock.core.refusals import attach_refusal_text
 from replblock.meta.errors import MetadataError
 from replblock.meta.geometry import Geometry
@@ -261,6 +262,7 @@ class Attachment:
             r.aftermath.force_new_generation(DETACHED_AHEAD)
         # from here on nothing new goes to this disk; the peer has everything that comes later
         r.change("detaching", forced=True, disk=Disk.FAILED)
+        part_before_lost_writes_go(r)
         if r.state.conn >= Conn.CONNECTED:
             r.send_state()
         r.when_disk_idle(drained)
@@ -400,6 +402,7 @@ class Attachment:
         if meaning.disk != Disk.FAILED:
             r.aftermath.disk_failed(tell)
             return
+        part_before_lost_writes_go(r)
         tell()
         self._give_up(data_lost=data_lost, target_finished=target_finished)
 

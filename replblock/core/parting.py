@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from replblock.meta.superblock import Flag
 from replblock.state.generations import plain
 from replblock.state.names import Conn, Disk, Role
 from replblock.state.packed import State
@@ -14,6 +15,8 @@ from replblock.wire.handshake import Uuids
 
 if TYPE_CHECKING:
     from replblock.core.resource import Resource
+
+ABOUT_TO_BE_SOURCE = frozenset({Conn.WF_BITMAP_S, Conn.STARTING_SYNC_S})
 
 
 def part_from_rebooted(r: Resource) -> None:
@@ -68,6 +71,25 @@ def part_from_source_without_disk(r: Resource, peer_disk: Disk) -> bool:
     text = "the source's disk went away before the resync began: connecting anew, with this disk as it was"
     r.links.drop(Conn.NETWORK_FAILURE, "source-without-disk", text)
     return True
+
+
+def part_from_target_to_be(r: Resource, rule: str, text: str) -> None:
+    """A disk goes that should overwrite nobody, unasked, and a peer without the safety rules has heard of it.
+
+    That one may have decided to be the target. Connected, it would call its own disk Inconsistent, whole as it is, when
+    it hears that ours is gone; the next connection would overwrite it. Where this one ends first it stays what it was.
+    """
+    link = r.links.link
+    if link is not None and not link.features & FEATURE_ORDERED:
+        r.links.drop(Conn.NETWORK_FAILURE, rule, f"{text}: the connection ends first")
+
+
+def part_before_lost_writes_go(r: Resource) -> None:
+    """The disk that goes is one on which writes were lost; what is missing may be on the peer's disk."""
+    own = r.state
+    undecided = own.conn in (Conn.CONNECTED, *ABOUT_TO_BE_SOURCE) and own.pdsk < Disk.UP_TO_DATE
+    if r.meta is not None and r.meta.flags & Flag.LOST_WRITES and undecided:
+        part_from_target_to_be(r, "lost-writes-go", "the disk goes, and the peer may be about to be its target")
 
 
 def crosses_attach(r: Resource, own: State, report: State) -> bool:

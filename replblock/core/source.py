@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from replblock.core.host import PENDING, Buffer
 from replblock.core.link import Link
 from replblock.core.overlap import Busy
+from replblock.core.parting import ABOUT_TO_BE_SOURCE, part_from_target_to_be
 from replblock.meta.superblock import Flag
 from replblock.state.names import Conn, Disk
 from replblock.wire.commands import Cmd
 from replblock.wire.errors import ProtocolError
-from replblock.wire.flags import FEATURE_ORDERED
 from replblock.wire.limits import max_bio_bytes
 from replblock.wire.packets import BlockAck, BlockReq
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 SOURCE = frozenset({Conn.SYNC_SOURCE, Conn.PAUSED_SYNC_S})
 MOST_UNWRITTEN = 64
 """Places where writes failed that are known one by one; of more, only from where to where they are."""
-ABOUT_TO_BE_SOURCE = frozenset({Conn.WF_BITMAP_S, Conn.STARTING_SYNC_S})
 
 
 class ResyncSource:
@@ -63,11 +62,9 @@ class ResyncSource:
             about = r.state.conn in ABOUT_TO_BE_SOURCE
             if r.meta is meta and error:
                 # also when the connection that it was for is gone: the kernel tells of it once
-                now = r.links.link
-                if now is not None and (about or now is link) and not now.features & FEATURE_ORDERED:
-                    # a kernel peer calls its disk Inconsistent, whole as it is, when it hears that ours is gone
-                    text = "the disk could not be flushed before a resync from here: the connection ends first"
-                    r.links.drop(Conn.NETWORK_FAILURE, "source-not-flushed", text)
+                if about or r.links.link is link:
+                    text = "the disk could not be flushed before a resync from here"
+                    part_from_target_to_be(r, "source-not-flushed", text)
                 r.disk_failed(error, "flushing before a resync from here")
             elif r.meta is meta and r.links.link is link and about:
                 start(meta, link)

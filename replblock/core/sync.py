@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING
 from replblock.core.bitmaps import BitmapExchange
 from replblock.core.judging import Judged, adopt, judge
 from replblock.core.parting import (
+    ABOUT_TO_BE_SOURCE,
     crosses_attach,
     part_from_rebooted,
     part_from_source_without_disk,
+    part_from_target_to_be,
     would_lose_exposed_data,
 )
 from replblock.core.refusals import refusal_text, state_refusal_text
-from replblock.core.source import ABOUT_TO_BE_SOURCE, ResyncSource
+from replblock.core.source import ResyncSource
 from replblock.core.target import AWAITS_SYNC_UUID, ResyncTarget
 from replblock.meta.superblock import Flag
 from replblock.state.generations import Generations
@@ -157,6 +159,8 @@ class Resync:
                 self.mark_everything()
         r.change(reaction.handshake_rule or outcome.rule, forced=True, **outcome.state._asdict())
         if outcome.rule.startswith("own-attach-"):
+            if judged is not None:
+                part_from_target_to_be(r, "refused-when-heard", "the peer has heard of the disk that is refused")
             r.attachment.abort(outcome.rule)
             return
         if fresh:

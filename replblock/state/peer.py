@@ -176,8 +176,8 @@ class TakeOver(NamedTuple):
 
 TAKE_OVER_OUTCOMES: dict[str, str] = {
     "taken-over": "The peer's report became part of the state.",
-    "own-attach-aborted": "The handshake refused the disk this node was attaching: the attach fails, the connection "
-                          "stays.",
+    "own-attach-aborted": "The handshake refused the disk this node was attaching: the attach fails; the connection "
+                          "stays, but with a kernel peer, which may prepare to be its target, it is made anew.",
     "own-attach-older-than-exposed": "The users of this Primary have seen newer data than the disk holds that it is "
                                      "attaching, and the peer has no disk to bring it up to date: the attach fails.",
     "peers-attach-aborted": "The handshake refused the disk the peer was attaching: it counts as diskless.",

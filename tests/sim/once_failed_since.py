@@ -361,4 +361,14 @@ FOUND = (
              ("write", "a", (0, 40, False), 700), ("fail", "b", "write"),
              ("write", "a", (121, 1, False), 700, 1936073943)))
       for policy in ("suspend-io", "io-error")),
+    *(Found(f"kernel-heard-of-a-disk-that-had-lost-writes-{how}",
+            "two disks were attached at the same time; the one that had lost writes was refused, or detached, when a "
+            "kernel peer had heard of it: that one called its own disk Inconsistent, and the next connection overwrote "
+            "it",
+            {"blocks": 16, "delay_ms": 15, "offer_ordered": False, "slow_share": 0.0},
+            (("write", "a", (0, 16, False), 60), ("kill", "a"), ("fail_once", "a", ("flush", None, False)),
+             ("up", "a", None, 300), ("detach", "b", None, 600), *first, ("attach", "a"), ("attach", "b", None, 1000),
+             ("disconnect", "a", None, 500), ("attach", "a", None, 300), ("connect", "a", None, 1000)))
+      for how, first in (("refused", ()),
+                         ("detached", (("when", "a", ("disk", "NEGOTIATING", ("detach_force", True, None, 2))),)))),
 )  # fmt: skip

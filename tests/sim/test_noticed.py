@@ -22,6 +22,7 @@ NOTICED_BY = {
     "generation-before-the-data-it-speaks-of": "generation-before-its-data",
     "answers-to-an-older-resync-taken": "answer-from-before-the-detach",
     "attach-heard-of-before-it-is-refused": "kernel-heard-of-a-refused-disk",
+    "heard-of-refused-and-gone": "kernel-heard-of-a-disk-that-had-lost-writes-refused",
     "failure-while-detaching-not-told": "failed-under-a-detach-and-unheard",
     "given-up-in-the-middle-of-writes": "read-failed-under-writes",
     "last-copy-counts-as-unchanged": "last-write-of-a-failing-disk-uncounted",

@@ -63,3 +63,4 @@ def test_a_peer_that_cannot_be_told_of_lost_writes_stays_up_to_date() -> None:
         assert b.state.disk == Disk.UP_TO_DATE
     assert a.resource.reasons[-1]["rule"] == "own-attach-aborted"
     assert a.state.conn == Conn.CONNECTED
+    assert "refused-when-heard" not in player.oracle.rules
