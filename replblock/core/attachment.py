@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from replblock.core.activity import ActivityLog
+from replblock.core.fitting import misfit
 from replblock.core.host import Disk as DiskPort
 from replblock.core.judging import refused_unheard
 from replblock.core.metastore import MetaStore
@@ -41,6 +42,8 @@ class Attachment:
         """What a failed disk's metadata must tell, and may not: the generations it is known by; flags, mask."""
         self.trouble: list[str] = []
         """What went wrong during the last detach, for whoever ordered it."""
+        self._inherited = False
+        """What a killed engine left on this disk is not known to be durable; a detach may overtake its attach."""
         self.crashed_primary = False
         self.was_degraded = False
         """PRIMARY_IND without CONNECTED_IND at the last attach: degr-wfc-timeout applies."""
@@ -53,7 +56,7 @@ class Attachment:
         """Use this disk. `done("")` when it is in use, `done(sentence)` when it cannot be."""
         r = self._r
         assert r.disk_idle, "calls to the old disk, and to its metadata, end first"
-        problem = self._sizes(disk, geometry, superblock) or self._other_data(superblock.uuid_current)
+        problem = misfit(r, disk, geometry, superblock) or self._other_data(superblock.uuid_current)
         if problem:
             done(problem)
             return
@@ -148,10 +151,12 @@ class Attachment:
                 text += f"look after the disk, then run: replctl attach {r.settings.resource}"
                 r.when_disk_idle(lambda: done(text))
             else:
+                self._inherited = False
                 meta.settle(settled)
                 activity.go_on()
 
-        if verdict.crashed_primary and r.settings.disk_flushes:
+        self._inherited = verdict.crashed_primary and r.settings.disk_flushes
+        if self._inherited:
             # an engine that was killed left its writes in the page cache, and no later epoch speaks of them: the first
             # flush of the next Primary, which may be the peer, has to find them durable
             activity.hold()
@@ -170,27 +175,6 @@ class Attachment:
     def _slots(self, geometry: Geometry) -> int:
         blocks = geometry.al_stripes * geometry.al_stripe_size_4k
         return max(2, min(self._r.settings.al_extents, (blocks - 1) * 919, 65534))
-
-    def _sizes(self, disk: DiskPort, geometry: Geometry, superblock: Superblock) -> str:
-        usable = min(disk.data_sectors, geometry.data_sectors)
-        wanted = self._r.settings.size_sectors
-        if wanted and wanted > usable:
-            return (
-                f"(111) Low.dev. smaller than requested DRBD-dev. size: {wanted // 2} KiB wanted by 'size', "
-                f"{usable // 2} KiB there"
-            )
-        state, in_use = self._r.state, self._r.size_sectors
-        if usable < in_use and (state.conn >= Conn.CONNECTED or state.role == Role.PRIMARY):
-            return (
-                f"(111) Low.dev. smaller than requested DRBD-dev. size: the device in use has {in_use // 2} KiB, "
-                f"this disk offers {usable // 2} KiB"
-            )
-        if superblock.la_size_sectors > usable and superblock.flags & Flag.CONSISTENT:
-            return (
-                f"(170) Implicit device shrinking not allowed: the device had {superblock.la_size_sectors // 2} KiB, "
-                f"the disk offers {usable // 2} KiB"
-            )
-        return ""
 
     def abort(self, rule: str) -> None:
         """The handshake refused the disk that was being attached, or could not bring it up to date."""
@@ -297,7 +281,7 @@ class Attachment:
         meta, state = r.meta, r.state
         if meta is None:
             return
-        coming, alone = state.disk == Disk.ATTACHING, state.conn < Conn.CONNECTED
+        coming, alone = self._inherited, state.conn < Conn.CONNECTED
         # as long as nothing was answered without it, a peer that is gone may have what is missing here: a Primary's, or
         # the target of a resync, which may have ended; so it may what a killed engine left on a disk that is coming
         maybe_there = state.role == Role.PRIMARY or meta.uuids.bitmap != 0

@@ -220,7 +220,7 @@ MUTATIONS: tuple[Mutation, ...] = (
              "elif attempt.flushed == r.links.losses or r.meta is None:", "elif True:",
              "7: a promotion alone whose flush fails leaves a generation that overwrites the peer"),
     Mutation("crashed-primarys-attach-does-not-flush", "core/attachment.py",
-             "if verdict.crashed_primary and r.settings.disk_flushes:", "if False:",
+             "self._inherited = verdict.crashed_primary and r.settings.disk_flushes", "self._inherited = False",
              "2: no later flush covers what a killed engine left in the page cache"),
     Mutation("writes-behind-a-demotions-flush", "core/resource.py",
              "if not self.primary.ready:\n            # the doors", "if False:\n            # the doors",

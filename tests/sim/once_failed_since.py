@@ -371,4 +371,11 @@ FOUND = (
              ("disconnect", "a", None, 500), ("attach", "a", None, 300), ("connect", "a", None, 1000)))
       for how, first in (("refused", ()),
                          ("detached", (("when", "a", ("disk", "NEGOTIATING", ("detach_force", True, None, 2))),)))),
+    *(Found(f"detached-when-it-flushed-what-a-killed-engine-left-{first}",
+            "the disk of a killed Primary was attached, detached by force at once; what its engine left could not be "
+            "made durable, by the attach or by the detach, and nothing noted it: attached again it overwrote the peer",
+            {},
+            (("write", "a", (9, 7, False), 8), ("kill", "a"), ("fail", "a", "write"), ("up", "a"),
+             ("detach_force", "a", None, 40, salt)))
+      for first, salt in (("attach", 0), ("detach", 2549348691))),
 )  # fmt: skip
