@@ -19,14 +19,23 @@ if TYPE_CHECKING:
 ABOUT_TO_BE_SOURCE = frozenset({Conn.WF_BITMAP_S, Conn.STARTING_SYNC_S})
 
 
-def part_from_rebooted(r: Resource) -> None:
-    """The frozen writes cannot be sent again to a peer that lost what it had unflushed: it gets them by resync."""
-    text = "I/O is frozen and the peer comes back only Consistent: it was down; connecting anew in a new generation"
+_WHILE_FROZEN = {
+    "rebooted-peer-while-frozen": "the peer comes back only Consistent: it was down",
+    "marked-while-frozen": "the peer is back, but may have lost, or lose, what is marked, and would not resync it",
+}
+
+
+def part_while_frozen(r: Resource, rule: str) -> bool:
+    """The frozen requests cannot simply go on: what the peer lacks, or has not flushed, it gets by resync first."""
+    if rule not in _WHILE_FROZEN:
+        return False
     if r.meta is not None and r.meta.uuids.bitmap == 0:
-        r.aftermath.force_new_generation("rebooted-peer-while-frozen")
+        r.aftermath.force_new_generation(rule)
         r.meta.save()
     r.mint_postponed = False
-    r.links.drop(Conn.PROTOCOL_ERROR, "rebooted-peer-while-frozen", text)
+    text = f"I/O is frozen and {_WHILE_FROZEN[rule]}; connecting anew in a new generation"
+    r.links.drop(Conn.PROTOCOL_ERROR, rule, text)
+    return True
 
 
 class Served:

@@ -12,9 +12,9 @@ from replblock.core.judging import Judged, adopt, judge
 from replblock.core.parting import (
     ABOUT_TO_BE_SOURCE,
     crosses_attach,
-    part_from_rebooted,
     part_from_source_without_disk,
     part_from_target_to_be,
+    part_while_frozen,
     would_lose_exposed_data,
 )
 from replblock.core.refusals import refusal_text, state_refusal_text
@@ -144,9 +144,11 @@ class Resync:
                 text = refusal_text(decision, r.settings.resource, own.role)
                 r.links.drop(Conn.DISCONNECTING, decision.rule, text, "error")
                 return
-        outcome = take_over(own, report, reaction, r.rules(), conn, new_uuid_pending=r.mint_postponed)
-        if outcome.rule == "rebooted-peer-while-frozen":
-            part_from_rebooted(r)
+        marks_stay = judged is not None and judged.decision.keep_bits
+        outcome = take_over(
+            own, report, reaction, r.rules(), conn, new_uuid_pending=r.mint_postponed, marks_stay=marks_stay
+        )
+        if part_while_frozen(r, outcome.rule):
             return
         r.handshake.show_state()
         if outcome.state is None:

@@ -185,6 +185,9 @@ TAKE_OVER_OUTCOMES: dict[str, str] = {
     "rebooted-peer-while-frozen": "I/O is frozen and the peer comes back only Consistent, so it was down: what is in "
                                   "flight cannot simply be sent again; the connection is dropped and a new generation "
                                   "made.",
+    "marked-while-frozen": "I/O is frozen and the peer comes back in the same generation, but blocks are marked that "
+                           "it may not have for good, and no resync would bring them (a kernel peer): no flush could "
+                           "stand for them. The connection is made anew in a new generation, which brings them.",
     "state-not-allowed": "The resulting state is against the rules of this node: it disconnects.",
 }
 
@@ -197,10 +200,12 @@ def take_over(
     handshake: Conn | None = None,
     *,
     new_uuid_pending: bool = False,
+    marks_stay: bool = False,
 ) -> TakeOver:
     """Second step. `handshake`: Decision.conn where the reaction asked for one (DISCONNECTING: refused).
 
     new_uuid_pending: a Primary lost its peer while I/O was frozen and has not minted a generation yet.
+    marks_stay: the handshake would connect without a resync, and leave blocks marked as different.
     The state comes sanitized; `own-attach-…` leaves it to the caller to fail the disk.
     """
     conn: Conn = Conn.CONNECTED if own.conn == Conn.WF_REPORT_PARAMS else own.conn
@@ -226,8 +231,11 @@ def take_over(
         # Inconsistent, by the least that a target's disk may be)
         disk = min(rules.negotiated[0], Disk.OUTDATED)
     fresh = own.conn < Conn.CONNECTED
-    if fresh and conn == Conn.CONNECTED and peer_disk == Disk.CONSISTENT and own.suspended and new_uuid_pending:
-        return TakeOver("rebooted-peer-while-frozen")
+    if fresh and conn == Conn.CONNECTED and own.suspended and new_uuid_pending:
+        if peer_disk == Disk.CONSISTENT:
+            return TakeOver("rebooted-peer-while-frozen")
+        if marks_stay and disk == peer_disk == Disk.UP_TO_DATE and report.role != Role.PRIMARY:
+            return TakeOver("marked-while-frozen")
     wanted = own._replace(
         conn=conn, peer=report.role, disk=disk, pdsk=peer_disk, peer_isp=report.aftr_isp or report.user_isp
     )

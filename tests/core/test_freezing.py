@@ -149,6 +149,27 @@ def test_a_postponed_generation_goes_with_its_disk() -> None:
     assert a.resource.meta.uuids == before  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("flush_first", [True, False])
+def test_a_flush_after_the_freeze_stands_for_what_was_answered_before(flush_first: bool) -> None:
+    """A peer that goes by DRBD's table alone comes back in the same generation, with what it has not flushed."""
+    world = World(33, ping_int_ms=1000, offer_ordered=False).pair()
+    a, b = world.a, world.b
+    world.flush(a)
+    world.write(a, 0, b"u" * 4096)
+    world.ok(a, "suspend_io")
+    flushes = [world.submit(a, Op.FLUSH)] if flush_first else []
+    world.partition()
+    world.run_until(lambda: a.resource.state.conn < Conn.CONNECTED and b.resource.state.conn < Conn.CONNECTED)
+    world.heal()
+    world.run_until(lambda: a.resource.state.conn == Conn.CONNECTED and a.resource.state.pdsk == Disk.UP_TO_DATE)
+    assert not any(world.answered(flush) for flush in flushes)
+    world.ok(a, "resume_io")
+    for flush in flushes or [world.submit(a, Op.FLUSH)]:
+        assert world.wait(flush).errno == 0
+    assert bytes(b.disk.durable[:4096]) == b"u" * 4096
+    assert a.resource.meta is not None and not a.resource.meta.bitmap.count
+
+
 def frozen_with_an_unflushed_write() -> World:
     """What was answered is in the page caches of both nodes only; the peer is out of reach, and I/O is suspended."""
     world = World(32, ping_int_ms=1000).pair()

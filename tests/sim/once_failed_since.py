@@ -378,4 +378,12 @@ FOUND = (
             (("write", "a", (9, 7, False), 8), ("kill", "a"), ("fail", "a", "write"), ("up", "a"),
              ("detach_force", "a", None, 40, salt)))
       for first, salt in (("attach", 0), ("detach", 2549348691))),
+    Found("flush-beside-marks-that-nobody-resyncs",
+          "fencing: a kernel peer came back to a frozen Primary in the same generation, with what it had not flushed; "
+          "no resync, and after the thaw a flush was answered that did not stand for what was marked",
+          {"fencing": "resource-and-stonith", "offer_ordered": False, "ping_int_ms": 3000, "blocks": 2, "delay_ms": 1,
+           "slow_ms": 2},
+          (("write", "b", (0, 16, False)), ("read", "a", (5, 8, False), 40), ("up", "a"),
+           ("zero", "b", (0, 2, False), 1, 1230216606), ("heal", "b"), ("read", "b", (0, 16, False), 2, 2314096965),
+           ("forget", "a"), ("flush", "a"))),
 )  # fmt: skip

@@ -130,6 +130,18 @@ def test_take_over_refusals():
     assert over(frozen, reboot, Conn.CONNECTED, new_uuid_pending=False).rule == "taken-over"
 
 
+def test_a_frozen_primary_does_not_go_on_beside_marks_that_nobody_resyncs():
+    frozen, back = NEW._replace(role=P, susp_fen=True), State(S, U, Conn.WF_CONNECTION, UP, UNK)
+    marked = {"new_uuid_pending": True, "marks_stay": True}
+    assert over(frozen, back, Conn.CONNECTED, **marked).rule == "marked-while-frozen"
+    assert over(frozen, back, Conn.CONNECTED, new_uuid_pending=True).rule == "taken-over", "nothing is marked"
+    assert over(frozen, back, Conn.CONNECTED, marks_stay=True).rule == "taken-over", "it has moved on already"
+    assert over(frozen._replace(susp_fen=False), back, Conn.CONNECTED, **marked).rule == "taken-over"
+    assert over(frozen, back, Conn.WF_BITMAP_S, **marked).rule == "taken-over", "they are resynced"
+    both = over(frozen, back._replace(role=P), Conn.CONNECTED, Rules(two_primaries=True), **marked)
+    assert both.rule == "taken-over", "the other one may do the same, and then nobody is the source"
+
+
 def test_take_over_of_an_attach():
     rules = Rules(negotiated=(OUT, UNK))
     result = over(GOOD._replace(disk=Disk.NEGOTIATING), GOOD, Conn.CONNECTED, rules)
