@@ -20,6 +20,7 @@ from tests.core.cluster import Cluster
 from tests.core.oracle import acknowledged, durable
 from tests.core.simhost import SimHost
 
+IN_PASSING = (Disk.ATTACHING, Disk.FAILED, Disk.NEGOTIATING)
 MIRROR = {Conn.WF_BITMAP_S: Conn.WF_BITMAP_T, Conn.WF_BITMAP_T: Conn.WF_BITMAP_S}
 DIALS_A_MINUTE = 60
 
@@ -262,17 +263,23 @@ class Life(Cluster):
             self.primary(self.prim)
         for host in (w.a, w.b):
             w.run_until(lambda host=host: host.resource.state.conn >= Conn.CONNECTED)  # type: ignore[misc]
+            self._disk_rests(host)
             if host.resource.state.disk == Disk.DISKLESS:
                 self._attach(host)
             elif host.resource.state.disk == Disk.INCONSISTENT and host.resource.state.conn == Conn.CONNECTED:
                 w.command(host, "invalidate")  # on-io-error pass_on left it so
         w.settle()
 
+    def _disk_rests(self, host: SimHost) -> None:
+        """An operator judges what has become of a disk: an attach under way may still be undone."""
+        self.world.run_until(lambda: host.resource.state.disk not in IN_PASSING)
+
     def _attach(self, host: SimHost) -> None:
         """Until it stays: while the peer has not heard of the disk that failed, it may be refused."""
         for _ in range(5):
             self.world.command(host, "attach", **host.open_disk())
             self.world.run(2000)
+            self._disk_rests(host)
             if host.resource.state.disk != Disk.DISKLESS:
                 return
 
