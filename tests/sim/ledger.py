@@ -60,6 +60,10 @@ class Ledger:
         """Protocol B: the process of this life has them."""
         self.void = False
         """Inconsistent: half of something else."""
+        self.given_up = -1
+        """When that was ordered, without the peer (`invalidate`, create-md)."""
+        self.gave_up: set[Mark] = set()
+        """What it had to hold until then."""
         self.whole: tuple[set[Mark], int] | None = None
         """A target on whose disk nothing of the resync was written yet: what it must hold if it comes back whole."""
         self.synced_since = 0
@@ -125,8 +129,27 @@ class Ledger:
     def worthless(self) -> None:
         """Whatever stands on this disk, nobody is to build on it."""
         self.void = True
+        self.given_up, self.gave_up = -1, set()
         self.acked = set()
         self.received.clear()
+
+    def ordered_away(self, when: int) -> None:
+        """The same, by order, and the peer is not there to hear of it."""
+        held = self.acked
+        if self.void:
+            when, held = self.given_up, self.gave_up
+        self.worthless()
+        self.given_up, self.gave_up = when, held
+
+    def offered(self, since: int) -> tuple[bool, set[Mark]]:
+        """Is it worth nothing, and what must it hold, to a peer whose connection began then?
+
+        What was ordered here since, while this node was out of that connection, the peer does not know: what still
+        comes to it was sent before.
+        """
+        if self.void and self.given_up > since:
+            return False, self.gave_up
+        return self.void, self.acked
 
     def adopt(self, other: Ledger) -> None:
         self.at = {sector: list(marks) for sector, marks in other.at.items()}

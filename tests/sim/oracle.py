@@ -154,7 +154,8 @@ class Oracle(Deaths):
     def _lost_by(self, target: Node, twice: bool = False) -> set[Mark]:
         """Acknowledged on the target, unknown to the source, and not lost by right. `twice`: by two losses, too."""
         mine, theirs = self.ledger(target), self.ledger(target.peer)
-        lost = mine.acked - theirs.acked - theirs.forgiven
+        void, acked = theirs.offered(mine.met)
+        lost = mine.acked - acked - theirs.forgiven
         lost = {m for m in lost if not (m.weak and self._taken_over(target, m))}
         lost = {m for m in lost if twice or not (m.weak and self._twice_lost(target, m))}
         decision = target.resource.sync.decision
@@ -170,7 +171,7 @@ class Oracle(Deaths):
             # one disk failed, and the other one's metadata before the generation that would tell so was durable: two
             # disks are lost. Which one has more stands on neither of them
             lost = {m for m in lost if m.node == target.name and not theirs.metadata_failed}
-        return {m for m in lost if theirs.void or not self.holds(target.peer, m)}
+        return {m for m in lost if void or not self.holds(target.peer, m)}
 
     def _taken_over(self, node: Node, mark: Mark) -> bool:
         """Was the peer promoted without this node since the connection began in which this was acknowledged?
@@ -200,7 +201,7 @@ class Oracle(Deaths):
                 self.gives_up.add(node.name)  # it stands in the metadata: the next connection goes by the disks' states
             return  # nothing was copied yet: a disk that dies before it is told so comes back whole
         if new.conn in TARGET:
-            if self.ledger(node.peer).void:
+            if self.ledger(node.peer).offered(ledger.met)[0]:
                 self.fail(7, f"{node.name} becomes the target of an Inconsistent node")
             lost = self._lost_by(node)
             if lost and node.name not in self.gives_up and not self._policy_gave_up(node):
@@ -228,11 +229,11 @@ class Oracle(Deaths):
     def invalidated(self, node: Node) -> None:
         """`invalidate` was answered with yes, alone: whatever happens, this data is never used again."""
         if node.state.conn == Conn.STANDALONE and node.state.disk == Disk.INCONSISTENT:
-            self.ledger(node).worthless()
+            self.ledger(node).ordered_away(self.tick())
 
     def metadata_created(self, node: Node) -> None:
         """create-md --force: whatever stands on the disk is worth nothing any more, by order."""
-        self.ledger(node).worthless()
+        self.ledger(node).ordered_away(self.tick())
 
     def _policy_gave_up(self, node: Node) -> bool:
         decision = node.resource.sync.decision
@@ -253,7 +254,8 @@ class Oracle(Deaths):
             return
         if old.conn not in TARGET:
             self.fail(3, f"{node.name} calls itself UpToDate in {new.conn.label}, but its data is half of something")
-        if peer.void:
+        void, acked = peer.offered(ledger.met)
+        if void:
             self.fail(7, f"{node.name} was synchronized from an Inconsistent node")
         ledger.adopt(peer)
         ledger.became_good = self.tick()
@@ -261,7 +263,7 @@ class Oracle(Deaths):
             if isinstance(what, Mark) and sender is node.peer:
                 ledger.may(what)
         self.check(node, "after the resync")
-        for mark in peer.acked:
+        for mark in acked:
             if self.holds(node, mark):
                 ledger.acked.add(mark)
                 if mark.acked is not None and mark.acked < ledger.synced_since:
