@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 
 from replblock.state.names import Conn, Disk
@@ -11,6 +13,7 @@ from tests.sim.false_alarms import FALSE_ALARMS, Found
 from tests.sim.history import Event, History
 from tests.sim.play import Player
 from tests.sim.shrink import play
+from tests.sim.watch import Broken
 
 FOUND = once_failed.FOUND + once_failed_too.FOUND + once_failed_since.FOUND
 
@@ -49,6 +52,25 @@ def test_a_refused_request_is_not_tried_in_every_wake_up() -> None:
     player.event(0, Event("repair", "a", None, 3000))
     assert not player.oracle.pending
     player.finish()
+
+
+@pytest.mark.parametrize("heard", [True, False])
+def test_only_an_order_that_a_target_cannot_know_of_excuses_its_source(heard: bool) -> None:
+    """What the source gave up before the connection began is nothing to be synchronized from (the oracle)."""
+    player = Player(History({"blocks": 40}, ()))
+    player.begin()
+    oracle, a, b = player.oracle, player.sim.a, player.sim.b
+    for event in (Event("disconnect", "b", None, 40), Event("write", "a", (0, 8, False), 40)):
+        player.event(0, event)
+    if heard:
+        oracle.metadata_created(a)
+    else:
+        b.watchers.append(lambda old, new: new.conn == Conn.WF_BITMAP_T and oracle.metadata_created(a) is None)
+    with pytest.raises(Broken, match="invariant 7") if heard else nullcontext():
+        player.event(1, Event("connect", "b", None, 3000))
+    assert oracle.ledgers["a"].void
+    assert b.state.disk == (Disk.INCONSISTENT if heard else Disk.UP_TO_DATE)
+    assert bool(oracle.ledgers["b"].acked) != heard
 
 
 def test_a_peer_that_cannot_be_told_of_lost_writes_stays_up_to_date() -> None:
