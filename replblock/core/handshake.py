@@ -20,7 +20,6 @@ from replblock.wire.errors import ProtocolError
 from replblock.wire.handshake import Features, Limits, Protocol, Sizes, SyncParam, Uuids
 from replblock.wire.headers import pack_packet
 from replblock.wire.limits import max_bio_bytes
-from replblock.wire.packets import StateWord
 
 if TYPE_CHECKING:
     from replblock.core.resource import Resource
@@ -190,7 +189,7 @@ class Handshake:
         self.send_sizes()
         self.send_uuids()
         if r.state.disk < Disk.NEGOTIATING and r.state.role == Role.PRIMARY and r.exposed_uuid:
-            self._state_held = StateWord(r.state.pack()).pack()
+            self._state_held = r.state_word()
         else:
             r.send_state()
         self.exchanges += 1

@@ -370,9 +370,16 @@ class Resource:
             self.fencing.gave_up = False
             self.change("nothing-to-fence-for", forced=True, susp_fen=False)
 
+    def state_word(self) -> bytes:
+        """P_STATE as of now. A disk that only comes is none: a kernel peer answers to one that leaves Diskless."""
+        state = self.state
+        if state.disk == Disk.ATTACHING:
+            state = state._replace(disk=Disk.DISKLESS)
+        return StateWord(state.pack()).pack()
+
     def send_state(self) -> None:
         """P_STATE as of now."""
-        self.links.send(Cmd.STATE, StateWord(self.state.pack()).pack())
+        self.links.send(Cmd.STATE, self.state_word())
 
     def connection_lost(self, cause: Conn, **known: Any) -> None:
         """The link is gone: everything that relied on it is told, then the state follows."""

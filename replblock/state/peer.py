@@ -163,6 +163,15 @@ def comes_under_users(own: State, report: State, peer_disk: Disk) -> bool:
     return report.disk == Disk.NEGOTIATING and report.role == Role.PRIMARY and own.disk == Disk.UP_TO_DATE
 
 
+def awaits_answer(own: State, report: State) -> bool:
+    """Has a peer without a disk not heard of the one here when it said this? What becomes of the disk is open yet.
+
+    A Primary refuses one that is not what its users have seen. Taken for its answer, an older word would make that one
+    UpToDate, and begin a generation on it: the Primary's own disk, the better one, would look like the older one.
+    """
+    return own.disk == Disk.NEGOTIATING and max(report.disk, report.pdsk) < Disk.NEGOTIATING
+
+
 class TakeOver(NamedTuple):
     """Second step's result: the new state, or why the connection (or the attach) ends instead.
 
@@ -176,6 +185,8 @@ class TakeOver(NamedTuple):
 
 TAKE_OVER_OUTCOMES: dict[str, str] = {
     "taken-over": "The peer's report became part of the state.",
+    "attach-unheard-of": "The peer, without a disk, said this before it heard of the disk that is being attached here: "
+                         "what becomes of that waits for its answer.",
     "own-attach-aborted": "The handshake refused the disk this node was attaching: the attach fails; the connection "
                           "stays, but with a kernel peer, which may prepare to be its target, it is made anew.",
     "own-attach-older-than-exposed": "The users of this Primary have seen newer data than the disk holds that it is "
@@ -222,7 +233,9 @@ def take_over(
             rule, peer_disk = "peers-attach-aborted", Disk.DISKLESS
         else:
             return TakeOver("handshake-refused")
-    if disk == Disk.NEGOTIATING and conn in (Conn.CONNECTED, Conn.WF_BITMAP_S) and rules.negotiated is not None:
+    if awaits_answer(own, report):
+        rule = "attach-unheard-of"
+    elif disk == Disk.NEGOTIATING and conn in (Conn.CONNECTED, Conn.WF_BITMAP_S) and rules.negotiated is not None:
         disk = rules.negotiated[0]
         if handshake is None and not rules.data_is_what_we_exposed:
             rule, disk = "own-attach-older-than-exposed", Disk.FAILED

@@ -285,4 +285,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation("frozen-when-its-disk-goes", "core/attachment.py",
              "return r.mint_postponed or (", "return (",
              "6: the generation of a frozen Primary goes with its disk, and a peer without it is taken for its data"),
+    Mutation("answered-unheard", "state/peer.py",
+             "if awaits_answer(own, report):", "if False:",
+             "6: what a diskless Primary said before it heard of a disk counts as its answer, and it refuses that disk"),
 )  # fmt: skip

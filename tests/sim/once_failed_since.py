@@ -407,4 +407,11 @@ FOUND = (
            ("write", "a", (8, 8, False), 40), ("secondary", "a", None, 60), ("connect", "b", None, 31),
            ("stall", "b", 100), ("power", "a"), ("up", "a", None, 8, 440650297), ("disconnect", "a", None, 5),
            ("invalidate", "a"), ("wait", "a", None, 600))),
+    Found("attach-unheard-of",
+          "a diskless Primary connected to a node whose disk was still coming; its word from before it heard of that "
+          "disk made it UpToDate, a generation was begun, the Primary refused it, and its disk was overwritten",
+          {"protocol": "A", "offer_ordered": False, "blocks": 2, "delay_ms": 15, "slow_ms": 30, "batch": 0.3},
+          (("wait", "a", None, 300), ("write", "a", (0, 8, False), 40), ("fail", "a", "meta"),
+           ("fuse", "b", (1, False)), ("write", "a", (1, 8, False)), ("wait", "b", None, 1500), ("up", "b"),
+           ("mend", "a", None, 0, 2703061244))),
 )  # fmt: skip

@@ -30,6 +30,7 @@ NOTICED_BY = {
     "ahead-by-order-unnamed": "answered-ahead-of-a-peer-that-was-ordered-away",
     "outdated-crash-is-the-source": "crashed-while-outdated-and-the-source-when-the-other-one-was-outdated-too",
     "frozen-when-its-disk-goes": "frozen-when-its-disk-went",
+    "answered-unheard": "attach-unheard-of",
 }
 ENOUGH_SEEDS = 40
 

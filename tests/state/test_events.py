@@ -152,6 +152,19 @@ def test_take_over_of_an_attach():
     assert result.state is not None and result.state.disk == INC
 
 
+@pytest.mark.parametrize("role", [P, S])
+@pytest.mark.parametrize("heard", [INC, UP])
+@pytest.mark.parametrize("unheard", [Disk.DISKLESS, Disk.ATTACHING, Disk.FAILED])
+def test_what_a_peer_without_a_disk_said_before_it_heard_of_ours_decides_nothing(role, heard, unheard):
+    """A Primary may refuse the disk that is being attached; until it has not, this is no data to begin a generation on."""
+    attaching, rules = GOOD._replace(disk=Disk.NEGOTIATING, pdsk=Disk.DISKLESS), Rules(negotiated=(UP, UNK))
+    word = State(role, S, Conn.CONNECTED, Disk.DISKLESS, unheard, user_isp=True)
+    early = over(attaching, word, rules=rules)
+    assert early == ("attach-unheard-of", attaching._replace(peer=role, peer_isp=True), False)
+    answer = over(early.state, word._replace(pdsk=heard), rules=rules)
+    assert answer == ("taken-over", early.state._replace(disk=UP), False)
+
+
 def test_a_primary_does_not_go_back_to_older_data_because_the_peer_has_no_disk():
     attaching, bare = GOOD._replace(role=P, disk=Disk.NEGOTIATING, pdsk=Disk.FAILED), GOOD._replace(disk=Disk.DISKLESS)
     rules = Rules(negotiated=(UP, UNK))
