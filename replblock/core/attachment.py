@@ -314,7 +314,7 @@ class Attachment:
         """A good disk there that is no other data: a peer that meets a failing disk is not asked about generations."""
         r = self._r
         meta, theirs = r.meta, r.handshake.peer_uuids
-        if meta is None or theirs is None or r.state.conn < Conn.CONNECTED or r.state.pdsk != Disk.UP_TO_DATE:
+        if meta is None or theirs is None or r.state.conn < Conn.CONNECTED or self._lacks_something_there():
             return False
         ours = plain(meta.uuids.current)
         # else a peer of this generation, or one that moved on from it
@@ -335,6 +335,11 @@ class Attachment:
             return False
         return r.mint_postponed or (bool(meta.flags & Flag.WENT_ON_ALONE) and state.pdsk != Disk.UP_TO_DATE)
 
+    def _lacks_something_there(self) -> bool:
+        """A refused write is answered with this disk alone. That the peer's one is gone is heard after the refusal."""
+        r = self._r
+        return r.state.pdsk < Disk.UP_TO_DATE or r.primary.refused_there
+
     def _peer_is_behind(self) -> bool:
         """Does the peer, connected, lack what this Primary has answered, in the generation that both have?
 
@@ -344,7 +349,7 @@ class Attachment:
         meta, state, theirs = r.meta, r.state, r.handshake.peer_uuids
         if meta is None or (theirs is not None and plain(theirs.current) != plain(meta.uuids.current)):
             return False  # a generation tells it: ahead by order, say
-        behind = state.conn >= Conn.CONNECTED and state.pdsk < Disk.UP_TO_DATE
+        behind = state.conn >= Conn.CONNECTED and self._lacks_something_there()
         return behind and state.role == Role.PRIMARY and meta.bitmap.count > 0
 
     def failed(self, errno: int, what: str, *, target_finished: bool = False) -> None:

@@ -60,6 +60,7 @@ class Completion(Resend):
             return
         self._r.secondary.check_range(sector, size, Cmd.NEG_ACK)
         self._unsure_ident = self._ident
+        self.refused_there |= self._alone_ok
         self._r.sync.source.write_failed()
         meta = self._r.meta
         if meta is not None:

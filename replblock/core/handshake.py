@@ -317,7 +317,7 @@ class Handshake:
     def expose_peers_data(self) -> None:
         """Without a disk, the data our users see is the peer's, once it is good: they are shown nothing older."""
         r = self._r
-        in_use = r.state.conn >= Conn.CONNECTED and r.state.pdsk == Disk.UP_TO_DATE
+        in_use = r.state.conn >= Conn.CONNECTED and r.state.pdsk == Disk.UP_TO_DATE and not r.primary.refused_there
         if self.peer_uuids is not None and r.state.disk < Disk.NEGOTIATING and in_use:
             r.exposed_uuid = self.peer_uuids.current
 

@@ -116,6 +116,8 @@ class PathState:
         """The last write that was sent before the peer said that it knows."""
         self._unsure_ident = 0
         """The last write that was sent before the peer's disk failed one: the acks of those leave nothing in sync."""
+        self.refused_there = False
+        """The peer could not write what this disk has, and has not said yet what its own one is worth now."""
         self._begins_here = False
         """Writes that begin now go to this disk; else, if there is one, they are marked and come with the resync."""
         self._flags = 0
@@ -132,7 +134,7 @@ class PathState:
         self._seq = 0
         self._most_bytes = max_bio_bytes(link.version)
         self._ordered = bool(link.features & FEATURE_ORDERED)
-        self._untold = False
+        self._untold = self.refused_there = False
         self._digest = digest(s.data_integrity_alg) if s.data_integrity_alg else None
 
     def reroute(self, old: State, new: State) -> None:
@@ -154,6 +156,8 @@ class PathState:
         becoming_target = conn in _NOT_YET_TARGET or (conn in _TARGET and not self._r.sync.target.may_write)
         self._begins_here = self._has_disk and not becoming_target
         alone_ok = self._has_disk and s.disk == Disk.UP_TO_DATE
+        if pdsk != Disk.UP_TO_DATE or alone_ok > self._alone_ok:
+            self.refused_there = False
         if alone_ok and not self._alone_ok:
             for epoch in self.log.everything():
                 self._forget(epoch)  # this disk has it all; sent again it would overwrite what comes from now on

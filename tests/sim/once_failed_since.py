@@ -414,4 +414,10 @@ FOUND = (
           (("wait", "a", None, 300), ("write", "a", (0, 8, False), 40), ("fail", "a", "meta"),
            ("fuse", "b", (1, False)), ("write", "a", (1, 8, False)), ("wait", "b", None, 1500), ("up", "b"),
            ("mend", "a", None, 0, 2703061244))),
+    Found("refused-there-and-failed-here",
+          "the peer's disk was detached by force and refused a write, which was answered with the Primary's disk; that "
+          "one failed before it was heard that the other one was gone, and was taken for the one that lacked something",
+          {"blocks": 2, "delay_ms": 30, "slow_ms": 30, "batch": 0.3},
+          (("wait", "a", None, 300), ("write", "a", (0, 8, False), 40, 3921970687), ("fail", "a", "write"),
+           ("detach_force", "b", None, 20, 617724165), ("write", "a", (0, 8, False)))),
 )  # fmt: skip

@@ -156,7 +156,7 @@ def test_take_over_of_an_attach():
 @pytest.mark.parametrize("heard", [INC, UP])
 @pytest.mark.parametrize("unheard", [Disk.DISKLESS, Disk.ATTACHING, Disk.FAILED])
 def test_what_a_peer_without_a_disk_said_before_it_heard_of_ours_decides_nothing(role, heard, unheard):
-    """A Primary may refuse the disk that is being attached; until it has not, this is no data to begin a generation on."""
+    """A Primary may refuse the disk that is being attached: until then this is no data to begin a generation on."""
     attaching, rules = GOOD._replace(disk=Disk.NEGOTIATING, pdsk=Disk.DISKLESS), Rules(negotiated=(UP, UNK))
     word = State(role, S, Conn.CONNECTED, Disk.DISKLESS, unheard, user_isp=True)
     early = over(attaching, word, rules=rules)
