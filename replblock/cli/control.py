@@ -35,6 +35,7 @@ NEXT_STEP: dict[int, str] = {
     119: "write metadata: replctl create-md {r}",
     124: "it is attached already; see: replctl status {r}",
     125: "it looks for its peer already; see: replctl status {r}",
+    157: "it is paused there; run there: replctl resume-sync {r}",
     139: "set protocol C in section net, then: replctl adjust {r}",
     151: "run: replctl disconnect {r}",
     165: "run: replctl apply-al {r}",

@@ -18,6 +18,7 @@ from replblock.meta.superblock import Superblock
 from replblock.state.codes import Code
 from replblock.state.names import Conn, Disk, Role
 from replblock.state.packed import State, state_mask
+from replblock.state.sanitizing import RESUMED
 from replblock.state.transitions import Refusal
 from replblock.wire import flags
 from replblock.wire.commands import Cmd
@@ -31,6 +32,9 @@ PATIENCE_TIMEOUTS = 7
 
 ALREADY_PAUSED = (134, "Sync-pause flag is already set")
 NOT_PAUSED = (135, "Sync-pause flag is already cleared")
+PAUSED_BY_DEPENDENCY = (156, NOT_PAUSED[1], "Note: Resync pause caused by a local resync-after dependency.")
+PAUSED_BY_PEER = (157, NOT_PAUSED[1], "Note: Resync pause caused by the peer node.")
+"""resume-sync of what this node's user does not pause: who does."""
 
 
 class Pending(NamedTuple):
@@ -362,12 +366,21 @@ class Admin:
     def _pause(self, wanted: bool, args: dict[str, Any], reply: Reply) -> None:
         r = self._r
         if r.state.user_isp == wanted:
-            reply(self.failure(*(ALREADY_PAUSED if wanted else NOT_PAUSED)))
+            reply(self.failure(*ALREADY_PAUSED) if wanted else self._not_paused())
             return
         r.change("pause-sync" if wanted else "resume-sync", forced=True, user_isp=wanted)
         if r.state.conn >= Conn.CONNECTED:
             r.send_state()
         reply(Answer())
+
+    def _not_paused(self) -> Answer:
+        state = self._r.state
+        if state.conn not in RESUMED or not (state.aftr_isp or state.peer_isp):
+            return self.failure(*NOT_PAUSED)
+        number, text, note = PAUSED_BY_DEPENDENCY if state.aftr_isp else PAUSED_BY_PEER
+        answer = self.failure(number, text)
+        answer.lines.append(note)
+        return answer
 
     def _new_current_uuid(self, args: dict[str, Any], reply: Reply) -> None:
         """A new generation by order; with clear_bitmap on a fresh connected pair: both disks are declared equal."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from replblock.state.names import Conn
+from replblock.state.text import pausing
 
 if TYPE_CHECKING:
     from replblock.core.resource import Resource
@@ -145,13 +146,12 @@ def _address(text: str) -> dict[str, Any]:
 def _peer_device(r: Resource, now: int) -> dict[str, Any]:
     state, meta = r.state, r.meta
     counters = _counters(r)
-    pauses = [w for w, on in (("user", state.user_isp), ("peer", state.peer_isp), ("dependency", state.aftr_isp)) if on]
     return {
         "volume": r.settings.volume,
         "replication-state": replication_word(state.conn),
         "peer-disk-state": state.pdsk.label,
         "peer-client": False,
-        "resync-suspended": ",".join(pauses) or "no",
+        "resync-suspended": pausing(state) or "no",
         "received": counters["nr"],
         "sent": counters["ns"],
         "out-of-sync": counters["oos"],

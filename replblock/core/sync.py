@@ -33,6 +33,8 @@ from replblock.state.peer import (
     take_over,
 )
 from replblock.state.policies import Decision
+from replblock.state.sanitizing import PAUSED, RESUMED
+from replblock.state.text import pausing
 from replblock.wire.commands import Cmd
 from replblock.wire.errors import ProtocolError
 from replblock.wire.flags import FEATURE_ORDERED
@@ -63,7 +65,8 @@ class Resync:
         self._consider = False
         self.total_blocks = 0
         self.started_ms = 0
-        self.paused_ms = 0
+        self._paused_ms = 0
+        self._paused_since_ms: int | None = None
         self.marks: list[tuple[int, int]] = []
 
     @property
@@ -291,7 +294,7 @@ class Resync:
         assert r.meta is not None
         self.total_blocks = r.meta.bitmap.count
         self.started_ms = r.host.now_ms()
-        self.paused_ms = 0
+        self._paused_ms, self._paused_since_ms = 0, None
         self.marks = [(self.started_ms, self.total_blocks)]
         r.host.log(
             "info", "resync-started",
@@ -319,11 +322,30 @@ class Resync:
         if first < end:
             meta.clear_bits(first, end)
 
+    @property
+    def paused_ms(self) -> int:
+        """How long this resync has been paused, the pause of now included."""
+        since = self._paused_since_ms
+        return self._paused_ms + (self._r.host.now_ms() - since if since is not None else 0)
+
+    def _note_pause(self, old: State, new: State) -> None:
+        now = self._r.host.now_ms()
+        if new.conn in RESUMED and self._paused_since_ms is None:
+            self._paused_since_ms = now
+            self._r.host.log("info", "resync-paused", f"Resync suspended by {pausing(new)}")
+        elif new.conn not in RESUMED and self._paused_since_ms is not None:
+            lasted_ms, self._paused_since_ms = now - self._paused_since_ms, None
+            self._paused_ms += lasted_ms
+            self.marks = [(at_ms + lasted_ms, left) for at_ms, left in self.marks]  # speed is that of the time between
+            if new.conn in PAUSED:
+                self._r.host.log("info", "resync-resumed", f"Resync continues after {lasted_ms // 1000} sec")
+
     def mark_progress(self) -> None:
         """Keep what speed is computed from; called whenever somebody looks."""
         meta = self._r.meta
         now = self._r.host.now_ms()
-        if self.running and meta is not None and (not self.marks or now - self.marks[-1][0] >= MARK_EVERY_MS):
+        moving = self.running and self._paused_since_ms is None
+        if moving and meta is not None and (not self.marks or now - self.marks[-1][0] >= MARK_EVERY_MS):
             self.marks.append((now, meta.bitmap.count))
             del self.marks[:-MARKS_KEPT]
 
@@ -336,6 +358,7 @@ class Resync:
         """Pauses, and the peer that was forced to Primary."""
         if considers_resync(old, new):
             self._consider = True
+        self._note_pause(old, new)
         self.target.state_changed(old, new)
         in_sync = new.conn == Conn.CONNECTED and new.disk == new.pdsk == Disk.UP_TO_DATE
         if in_sync or (old.conn >= Conn.CONNECTED > new.conn and old.disk == old.pdsk == Disk.UP_TO_DATE):

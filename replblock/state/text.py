@@ -36,6 +36,12 @@ def verdict_line(verdict: Verdict) -> str:
     return f"uuid_compare()={verdict.drbd_result} by rule {verdict.number}"
 
 
+def pausing(state: State) -> str:
+    """`user,peer`: who wants no resync now, in drbdsetup's words; or ""."""
+    words = (("user", state.user_isp), ("peer", state.peer_isp), ("dependency", state.aftr_isp))
+    return ",".join(word for word, on in words if on)
+
+
 def pair(mine: str, peers: str) -> str:
     """`Primary/Secondary`, `UpToDate/DUnknown`: as role, dstate and /proc/drbd print both sides."""
     return f"{mine}/{peers}"
