@@ -266,6 +266,7 @@ class Resource:
             Cmd.COMPRESSED_BITMAP: y.bitmaps.on_compressed,
             Cmd.SYNC_UUID: self.admin.on_sync_uuid,
             Cmd.RS_DATA_REQUEST: y.source.on_request,
+            Cmd.CSUM_RS_REQUEST: y.source.on_request,
             Cmd.RS_DATA_REPLY: y.target.on_reply,
         }
 
@@ -280,6 +281,7 @@ class Resource:
             Cmd.NEG_ACK: p.on_neg_ack,
             Cmd.NEG_DREPLY: p.on_neg_data_reply,
             Cmd.NEG_RS_DREPLY: y.target.on_neg_reply,
+            Cmd.RS_IS_IN_SYNC: y.checksums.on_in_sync,
             Cmd.BARRIER_ACK: p.on_barrier_ack,
             Cmd.STATE_CHG_REPLY: self.admin.on_state_reply,
             Cmd.CONN_ST_CHG_REPLY: self.admin.on_state_reply,

@@ -385,6 +385,7 @@ class SecondaryPath:
         if error:
             if r.meta is not None:
                 r.meta.bitmap.set_range(sector >> 3, -(-((sector << 9) + size) // 4096))
+                r.sync.target.write_failed(sector << 9, (sector << 9) + size)
             self._nack(link, sector, ident, size)
             r.write_failed(error, size, sector << 9, " for the peer", fua=bool(flags & DP_FUA))
             return

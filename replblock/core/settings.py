@@ -40,6 +40,7 @@ class Settings:
     rr_conflict: str = "disconnect"
     data_integrity_alg: str = ""
     csums_alg: str = ""
+    csums_after_crash_only: bool = False
     verify_alg: str = ""
     use_rle: bool = True
     socket_check_timeout_ms: int = 0

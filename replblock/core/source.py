@@ -16,7 +16,7 @@ from replblock.state.names import Conn, Disk
 from replblock.wire.commands import Cmd
 from replblock.wire.errors import ProtocolError
 from replblock.wire.limits import max_bio_bytes
-from replblock.wire.packets import BlockAck, BlockReq
+from replblock.wire.packets import BLOCK_REQ_BODY, BlockAck, BlockReq
 
 if TYPE_CHECKING:
     from replblock.core.metastore import MetaStore
@@ -75,11 +75,12 @@ class ResyncSource:
     def begin(self) -> None:
         """A resync starts."""
         self._failures = 0
+        self._r.sync.checksums.begin_source()
 
     def on_request(self, body: memoryview) -> None:
-        """P_RS_DATA_REQUEST."""
+        """P_RS_DATA_REQUEST, P_CSUM_RS_REQUEST."""
         r = self._r
-        request = BlockReq.unpack(body)
+        request, theirs = BlockReq.unpack(body), bytes(body[BLOCK_REQ_BODY.size :])
         size = request.size_bytes
         link = r.links.link
         if link is None:
@@ -89,14 +90,14 @@ class ResyncSource:
         r.secondary.reads.asked(link, size)
         meta = r.meta
         if meta is None or r.state.conn not in SOURCE or not meta.flags & Flag.WENT_ON_ALONE:
-            self._serve(link, request)
+            self._serve(link, request, theirs)
             return
         # The target has begun: its disk says Inconsistent, and does not look as if it had moved on any more. From now
         # on this disk's changes are no longer its own; and before that is durable the target cannot come to the end.
         meta.put_flags(0, Flag.WENT_ON_ALONE)
-        meta.save(lambda error: self._serve(link, request))
+        meta.save(lambda error: self._serve(link, request, theirs))
 
-    def _serve(self, link: Link, request: BlockReq) -> None:
+    def _serve(self, link: Link, request: BlockReq, theirs: bytes) -> None:
         r = self._r
         if r.links.link is not link:
             return
@@ -109,29 +110,37 @@ class ResyncSource:
         r.primary.go()  # a write that was sent to the peer in this wake-up is on this disk before it is read
         busy = r.primary.busy.find(start, end)
         if busy is not None:
-            busy.waiters.append(partial(self._serve, link, request))
+            busy.waiters.append(partial(self._serve, link, request, theirs))
             return
         box: list[Busy] = []
-        result = disk.read(start, request.size_bytes, partial(self._read_later, link, request, box))
+        result = disk.read(start, request.size_bytes, partial(self._read_later, link, request, theirs, box))
         if not isinstance(result, int):
-            self._reply(link, request, result)
+            self._reply(link, request, theirs, result)
         elif result == PENDING:
             self.reading += 1
             box.append(r.primary.busy.add(start, end, "resync-read"))
         else:
             self._failed(link, request, result)
 
-    def _read_later(self, link: Link, request: BlockReq, box: list[Busy], error: int, data: Buffer) -> None:
+    def _read_later(
+        self, link: Link, request: BlockReq, theirs: bytes, box: list[Busy], error: int, data: Buffer
+    ) -> None:
         self.reading -= 1
         if self._r.links.link is link:
             if error:
                 self._failed(link, request, error)
             else:
-                self._reply(link, request, data)
+                self._reply(link, request, theirs, data)
         self._r.primary.busy.free(box[0])
         self._r.primary.go()
 
-    def _reply(self, link: Link, request: BlockReq, data: Buffer) -> None:
+    def _reply(self, link: Link, request: BlockReq, theirs: bytes, data: Buffer) -> None:
+        if theirs and self._r.sync.checksums.same(data, theirs):
+            self.in_sync(request.sector << 9, request.size_bytes)
+            ack = BlockAck(request.sector, request.block_id, request.size_bytes)
+            self._r.secondary.ack_resync(link, Cmd.RS_IS_IN_SYNC, ack)
+            self._r.secondary.reads.answered(link, request.size_bytes)
+            return
         self.sent_sectors += len(data) >> 9
         self._r.secondary.send_block(link, Cmd.RS_DATA_REPLY, request.sector, request.block_id, data)
         self._r.secondary.reads.answered(link, request.size_bytes)

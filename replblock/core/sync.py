@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from replblock.core.bitmaps import BitmapExchange
+from replblock.core.checksums import Checksums
 from replblock.core.judging import Judged, adopt, judge
 from replblock.core.parting import (
     ABOUT_TO_BE_SOURCE,
@@ -17,6 +18,7 @@ from replblock.core.parting import (
     part_while_frozen,
     would_lose_exposed_data,
 )
+from replblock.core.progress import Progress
 from replblock.core.refusals import refusal_text, state_refusal_text
 from replblock.core.source import ResyncSource
 from replblock.core.target import AWAITS_SYNC_UUID, ResyncTarget
@@ -33,8 +35,6 @@ from replblock.state.peer import (
     take_over,
 )
 from replblock.state.policies import Decision
-from replblock.state.sanitizing import PAUSED, RESUMED
-from replblock.state.text import pausing
 from replblock.wire.commands import Cmd
 from replblock.wire.errors import ProtocolError
 from replblock.wire.flags import FEATURE_ORDERED
@@ -46,8 +46,6 @@ if TYPE_CHECKING:
     from replblock.core.resource import Resource
 
 BLOCK_BYTES = 4096
-MARK_EVERY_MS = 3000
-MARKS_KEPT = 8
 
 SYNCING = frozenset({Conn.SYNC_SOURCE, Conn.SYNC_TARGET, Conn.PAUSED_SYNC_S, Conn.PAUSED_SYNC_T})
 
@@ -60,14 +58,11 @@ class Resync:
         self.bitmaps = BitmapExchange(resource, self._bitmap_received)
         self.source = ResyncSource(resource)
         self.target = ResyncTarget(resource)
+        self.checksums = Checksums(resource)
         self.decision: Decision | None = None
         self.last_in_sync_s = 0
         self._consider = False
-        self.total_blocks = 0
-        self.started_ms = 0
-        self._paused_ms = 0
-        self._paused_since_ms: int | None = None
-        self.marks: list[tuple[int, int]] = []
+        self.progress = Progress(resource)
 
     @property
     def running(self) -> bool:
@@ -84,7 +79,7 @@ class Resync:
     @property
     def disk_idle(self) -> bool:
         """No read or write of the resync is under way on the local disk."""
-        return self.target.writing == 0 and self.source.reading == 0
+        return self.target.writing == 0 and self.source.reading == 0 and self.checksums.reading == 0
 
     @property
     def ranges_matter(self) -> bool:
@@ -292,13 +287,11 @@ class Resync:
         """The resync begins: what its progress is measured by."""
         r = self._r
         assert r.meta is not None
-        self.total_blocks = r.meta.bitmap.count
-        self.started_ms = r.host.now_ms()
-        self._paused_ms, self._paused_since_ms = 0, None
-        self.marks = [(self.started_ms, self.total_blocks)]
+        total = r.meta.bitmap.count
+        self.progress.begin(total)
         r.host.log(
             "info", "resync-started",
-            f"Began resync as {side} (will sync {self.total_blocks * 4} KB [{self.total_blocks} bits set]).",
+            f"Began resync as {side} (will sync {total * 4} KB [{total} bits set]).",
         )  # fmt: skip
 
     def starting(self, conn: Conn, rule: str) -> None:
@@ -322,32 +315,11 @@ class Resync:
         if first < end:
             meta.clear_bits(first, end)
 
-    @property
-    def paused_ms(self) -> int:
-        """How long this resync has been paused, the pause of now included."""
-        since = self._paused_since_ms
-        return self._paused_ms + (self._r.host.now_ms() - since if since is not None else 0)
-
-    def _note_pause(self, old: State, new: State) -> None:
-        now = self._r.host.now_ms()
-        if new.conn in RESUMED and self._paused_since_ms is None:
-            self._paused_since_ms = now
-            self._r.host.log("info", "resync-paused", f"Resync suspended by {pausing(new)}")
-        elif new.conn not in RESUMED and self._paused_since_ms is not None:
-            lasted_ms, self._paused_since_ms = now - self._paused_since_ms, None
-            self._paused_ms += lasted_ms
-            self.marks = [(at_ms + lasted_ms, left) for at_ms, left in self.marks]  # speed is that of the time between
-            if new.conn in PAUSED:
-                self._r.host.log("info", "resync-resumed", f"Resync continues after {lasted_ms // 1000} sec")
-
     def mark_progress(self) -> None:
         """Keep what speed is computed from; called whenever somebody looks."""
         meta = self._r.meta
-        now = self._r.host.now_ms()
-        moving = self.running and self._paused_since_ms is None
-        if moving and meta is not None and (not self.marks or now - self.marks[-1][0] >= MARK_EVERY_MS):
-            self.marks.append((now, meta.bitmap.count))
-            del self.marks[:-MARKS_KEPT]
+        if self.running and meta is not None:
+            self.progress.mark(meta.bitmap.count)
 
     def on_timer(self, name: str) -> None:
         """Timer `resync`."""
@@ -358,7 +330,7 @@ class Resync:
         """Pauses, and the peer that was forced to Primary."""
         if considers_resync(old, new):
             self._consider = True
-        self._note_pause(old, new)
+        self.progress.state_changed(new)
         self.target.state_changed(old, new)
         in_sync = new.conn == Conn.CONNECTED and new.disk == new.pdsk == Disk.UP_TO_DATE
         if in_sync or (old.conn >= Conn.CONNECTED > new.conn and old.disk == old.pdsk == Disk.UP_TO_DATE):
@@ -369,6 +341,7 @@ class Resync:
         self._consider = False
         self.bitmaps.reset()
         self.target.reset()
+        self.checksums.reset()
         self.source.reset()
 
     def on_peer_uuids_changed(self) -> None:
@@ -388,11 +361,13 @@ class Resync:
 
     # --- the end ---
 
-    def _done_text(self, failed: int) -> str:
-        seconds = max(1, (self._r.host.now_ms() - self.started_ms) // 1000)
-        speed = self.total_blocks * 4 // seconds
-        text = f"Resync done (total {seconds} sec; paused {self.paused_ms // 1000} sec; {speed} K/sec)"
-        return text + (f"; {failed} blocks failed and stay marked" if failed else "")
+    def _log_end(self, failed: int) -> None:
+        total = self.progress.total_blocks
+        text = self.progress.done_text("Resync", total)
+        self._r.host.log("info", "resync-done", text + (f"; {failed} blocks failed and stay marked" if failed else ""))
+        spared = self.checksums.summary(total)
+        if spared:
+            self._r.host.log("info", "resync-checksums", spared)
 
     def finished_as_target(self, failed: int) -> None:
         """Every block is here and flushed, and the source knows: become what it is."""
@@ -400,7 +375,7 @@ class Resync:
         meta, theirs = r.meta, r.handshake.peer_uuids
         assert meta is not None and theirs is not None
         link = r.links.link
-        r.host.log("info", "resync-done", self._done_text(failed))
+        self._log_end(failed)
         meta.save_bitmap()
         if failed:
             r.change("resync-failed", forced=True, conn=Conn.CONNECTED)
@@ -435,7 +410,7 @@ class Resync:
         r = self._r
         meta = r.meta
         assert meta is not None
-        r.host.log("info", "resync-done", self._done_text(0))
+        self._log_end(0)
         meta.put(meta.uuids.resync_done_source())
         meta.put_flags(0, Flag.WENT_ON_ALONE)  # also where writes of now covered what was marked: nothing was asked for
         self.peer_is_like_us()

@@ -82,6 +82,7 @@ class ResyncTarget:
         meta.put_flags(0, Flag.WENT_ON_ALONE)  # what was written alone goes with the rest
         r.remembered.resync_began(number, here_is_source=False)
         r.sync.count_from_here("SyncTarget")
+        r.sync.checksums.begin_target()
         r.change("resync-started", forced=True, conn=Conn.SYNC_TARGET)
 
         def durable(error: int) -> None:
@@ -176,7 +177,7 @@ class ResyncTarget:
             return  # the source lacks them still: its older data would take their place here
         bitmap = meta.bitmap
         cap = self._cap_sectors()
-        parts: list[bytes] = []
+        asked: list[tuple[int, int, int]] = []
         round_again = False
         while self._budget_sectors > 0 and self._in_flight_sectors < cap:
             first = bitmap.next_set(self._position)
@@ -206,11 +207,57 @@ class ResyncTarget:
             self._outstanding[first] = (length, busy)
             self._in_flight_sectors += size >> 9
             self._budget_sectors -= size >> 9
-            parts.append(BlockReq(start >> 9, ID_SYNCER, size).pack())
-        for body in parts:
-            r.links.send(Cmd.RS_DATA_REQUEST, body)
+            asked.append((first, start, size))
+        if asked:
+            self._ask(asked)
         if not self._outstanding and not self.writing and bitmap.count <= self.failed_blocks:
             self._finish()
+
+    def _ask(self, asked: list[tuple[int, int, int]]) -> None:
+        """Ask for these blocks: first, start, size; or whether they are equal."""
+        r = self._r
+        link, checksums = r.links.link, r.sync.checksums
+        for first, start, size in asked:
+            if not checksums.asks:
+                r.links.send(Cmd.RS_DATA_REQUEST, BlockReq(start >> 9, ID_SYNCER, size).pack())
+            elif link is None or r.links.link is not link:
+                return  # an earlier one could not be read, and that was the end of the connection
+            elif self.still_wants(first):
+                checksums.ask(link, first, start, size)
+            else:
+                self.forgo(first)
+
+    def still_wants(self, first: int) -> bool:
+        """These blocks are on the list, and the resync they are for goes on."""
+        r = self._r
+        mine = first in self._outstanding and first not in self._asked_before
+        return mine and r.disk is not None and r.state.conn == Conn.SYNC_TARGET
+
+    def forgo(self, first: int) -> None:
+        """Not asked for after all."""
+        if first in self._outstanding:
+            self._done(first)
+
+    def equal(self, first: int, size_bytes: int, counts: bool) -> bool:
+        """The source has the same: nothing is to be written. Whether that was for the resync of now."""
+        known = self._outstanding.get(first)
+        start = first * BLOCK_BYTES
+        if known is None or size_bytes != min(known[0] * BLOCK_BYTES, self._r.size_bytes - start):
+            raise ProtocolError(f"equal checksums of {size_bytes} bytes, which nobody asked for", Cmd.RS_IS_IN_SYNC)
+        current = first not in self._asked_before
+        if current:
+            self._arrived_sectors += size_bytes >> 9
+            if counts:
+                self._r.sync.clear_bits(start, size_bytes)
+        self._done(first)
+        self._pump()
+        return current
+
+    def write_failed(self, start: int, end: int) -> None:
+        """A write of the peer failed here."""
+        for first, (length, _) in self._outstanding.items():
+            if first * BLOCK_BYTES < end and start < (first + length) * BLOCK_BYTES:
+                self._r.sync.checksums.write_failed(first)
 
     def _length_from(self, first: int) -> int:
         """Blocks of one request: marked, naturally aligned, within the budget and what the protocol carries at once."""
@@ -302,6 +349,7 @@ class ResyncTarget:
     def _done(self, first: int) -> None:
         length, busy = self._outstanding.pop(first)
         self._asked_before.discard(first)
+        self._r.sync.checksums.answered(first)
         start = first * BLOCK_BYTES
         self._in_flight_sectors -= min(length * BLOCK_BYTES, self._r.size_bytes - start) >> 9
         if busy is not None:

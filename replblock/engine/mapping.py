@@ -56,6 +56,7 @@ TABLE: tuple[tuple[str, str, str, Convert], ...] = (
     ("rr_conflict",              "net",     "rr-conflict",                text),
     ("data_integrity_alg",       "net",     "data-integrity-alg",         text),
     ("csums_alg",                "net",     "csums-alg",                  text),
+    ("csums_after_crash_only",   "net",     "csums-after-crash-only",     bool),
     ("verify_alg",               "net",     "verify-alg",                 text),
     ("use_rle",                  "net",     "use-rle",                    bool),
     ("socket_check_timeout_ms",  "net",     "socket-check-timeout",       tenths_to_ms),

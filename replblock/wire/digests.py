@@ -80,6 +80,11 @@ def digest_size(alg: str) -> int:
     return _row(alg)[0] if alg else 0
 
 
+def proves_equality(alg: str) -> bool:
+    """Can two blocks with the same digest be taken for equal? Not by one that is unknown here, or finds accidents."""
+    return alg in _KNOWN and alg not in CHECKSUMS
+
+
 def hmac_response(alg: str, secret: str | bytes, challenge: Buffer) -> bytes:
     """The answer to a P_AUTH_CHALLENGE: HMAC over the whole challenge, keyed with the shared secret without a NUL."""
     if alg in CHECKSUMS:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""pause-sync and resume-sync: a resync goes on when nobody pauses it, and what is written meanwhile is on both nodes."""
+"""pause-sync and resume-sync: a resync goes on when nobody pauses it; what is written meanwhile is on both nodes."""
 
 from __future__ import annotations
 

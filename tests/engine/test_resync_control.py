@@ -91,3 +91,36 @@ def test_a_pause_without_a_peer_is_a_flag(tmp_path: Path, port: Callable[[], int
         assert replctl(alpha, "pause-sync", "r0").returncode == 0
         wait_for(lambda: " C r--u--" in proc(alpha), "the flag")
         assert replctl(alpha, "resume-sync", "r0").returncode == 0
+
+
+def test_checksums_spare_what_is_equal(tmp_path: Path, port: Callable[[], int]) -> None:
+    """Two disks with the same 32 MiB but for one block: one request's worth of data goes over the wire."""
+    net = "connect-int 1; ping-int 1; csums-alg sha1;"
+    with nodes(tmp_path, port, size_bytes=SIZE, net=net, disk="resync-rate 1G; c-plan-ahead 0;") as (alpha, beta):
+        for node in (alpha, beta):
+            node.start()
+            node.do("attach")
+        alpha.do("primary", force=True)
+        for node in (alpha, beta):
+            node.do("connect")
+        wait_for(lambda: "ds:UpToDate/UpToDate" in proc(beta), "the first resync")
+        handle = nbd.NBD()
+        handle.connect_unix(f"{alpha.run}/r0.nbd")
+        for megabyte in range(30):
+            handle.pwrite(os.urandom(1 << 20), megabyte << 20)
+        handle.flush()
+        handle.shutdown()
+        with open(beta.disk, "r+b") as file:
+            file.seek(5 << 20)
+            file.write(b"something else")
+        assert replctl(beta, "invalidate", "r0").returncode == 0
+        assert replctl(beta, "wait-sync", "r0").returncode == 0
+        wait_for(lambda: "ds:UpToDate/UpToDate" in proc(alpha), "the source's end of it")
+        size = int(alpha.status()["devices"][0]["size"]) << 10
+        with open(alpha.disk, "rb") as mine, open(beta.disk, "rb") as theirs:
+            assert mine.read(size) == theirs.read(size)
+        for node in (alpha, beta):
+            said = [line for line in node.log().splitlines() if "had equal checksums, eliminated:" in line]
+            assert "% had equal checksums" in said[-1] and f"total {size >> 10}K" in said[-1]
+            transferred_kib = int(said[-1].split("transferred ")[1].split("K")[0])
+            assert 4 <= transferred_kib <= 1024

@@ -70,6 +70,8 @@ class Player:
         world = self.history.setup
         own, peer = ADDRESSES[name]
         chosen = {k: v for k, v in world.items() if k in SETTINGS}
+        if not world.get("compares"):
+            chosen.pop("csums_alg", None)  # histories from before it had an effect stay what they were
         chosen.setdefault("c_plan_ahead", 0)
         chosen.setdefault("resync_rate_kib", 4 << 20)
         if name == "b" and "after_sb_0pri" in chosen:
