@@ -64,7 +64,7 @@ class Admin:
             "invalidate": self._invalidate, "invalidate_remote": self._invalidate_remote, "outdate": self._outdate,
             "pause_sync": partial(self._pause, True), "resume_sync": partial(self._pause, False),
             "net_options": self._net_options, "new_current_uuid": self._new_current_uuid,
-            "suspend_io": self._suspend_io, "resume_io": self._resume_io,
+            "suspend_io": self._suspend_io, "resume_io": self._resume_io, "verify": resource.sync.verify.command,
             "wait_connect": self.waits.wait_connect, "wait_sync": self.waits.wait_sync,
         }  # fmt: skip
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from replblock.state.codes import Code
 from replblock.state.names import STARTING_SYNC, Conn, Disk, Role
+from replblock.state.packed import state_mask
 from replblock.state.requests import Reply as Verdict
 from replblock.state.requests import reply_to_request
 from replblock.wire.commands import Cmd
@@ -90,11 +91,18 @@ class Consent:
             r.state, request.mask, request.val, rules,
             own_change_in_flight=self._admin.pending is not None, resolve_conflicts=link.resolve_conflicts,
         )  # fmt: skip
+        if verdict.code >= Code.SUCCESS and self._wants_verify(request) and r.sync.verify.needs_disks() is not None:
+            verdict = Verdict(Code.NO_UP_TO_DATE_DISK, "verify-needs-good-disks")
         if verdict.state is not None and self._admin.lifts_a_bad_source(verdict.state.conn):
             verdict = Verdict(Code.NO_UP_TO_DATE_DISK, "source-not-up-to-date")
         if undecided and verdict.state is not None and verdict.state.disk == Disk.OUTDATED:
             verdict = Verdict(Code.IN_TRANSIENT_STATE, "disk-comes-or-goes")
         return verdict
+
+    @staticmethod
+    def _wants_verify(request: StateChangeRequest) -> bool:
+        mask, verify = state_mask(conn=Conn.VERIFY_S)
+        return request.mask & mask == mask and request.val & mask == verify
 
     def _answer(self, request: StateChangeRequest, answer: Cmd) -> None:
         r = self._r

@@ -30,7 +30,8 @@ class Fencing:
     def call_handlers(self, old: State, new: State) -> None:
         """All that this change calls; none of them is waited for."""
         s = self._r.settings
-        for name in handlers_for(old, new, fencing=s.fencing, on_io_error=s.on_io_error):
+        found = self._r.sync.verify.found_bits
+        for name in handlers_for(old, new, fencing=s.fencing, on_io_error=s.on_io_error, out_of_sync_bits=found):
             if name == "fence-peer":
                 if calls_fence_peer(old, new, s.fencing):
                     self.fence_peer(lambda ok: None)

@@ -33,8 +33,7 @@ def report(r: Resource) -> dict[str, Any]:
     """The status of one resource; the keys are described in the status room's model."""
     state, s = r.state, r.settings
     now = r.host.now_ms()
-    if r.sync.running:
-        r.sync.mark_progress()
+    r.sync.mark_progress()
     configured = state.conn != Conn.STANDALONE or r.links.wanted or bool(r.reasons)
     last_error = next((w["text"] for w in reversed(r.reasons)), "")
     return {
@@ -144,7 +143,7 @@ def _address(text: str) -> dict[str, Any]:
 
 
 def _peer_device(r: Resource, now: int) -> dict[str, Any]:
-    state, meta = r.state, r.meta
+    state, meta, verify = r.state, r.meta, r.sync.verify
     counters = _counters(r)
     return {
         "volume": r.settings.volume,
@@ -159,12 +158,12 @@ def _peer_device(r: Resource, now: int) -> dict[str, Any]:
         "unacked": counters["ua"],
         "replblock-sync": {
             "rs_total_blocks": r.sync.progress.total_blocks,
-            "rs_left_blocks": meta.bitmap.count,
-            "rs_failed_blocks": r.sync.target.failed_blocks,
+            "rs_left_blocks": verify.left_blocks if verify.running else meta.bitmap.count,
+            "rs_failed_blocks": 0 if verify.running else r.sync.target.failed_blocks,
             "marks": [list(mark) for mark in r.sync.progress.marks],
-            "want_kib_s": r.sync.target.want_kib,
+            "want_kib_s": verify.source.want_kib if verify.running else r.sync.target.want_kib,
             "started_ms": r.sync.progress.started_ms,
             "paused_ms": r.sync.progress.paused_ms,
             "now_ms": now,
-        } if r.sync.running and meta is not None else None,
+        } if (r.sync.running or verify.running) and meta is not None else None,
     }  # fmt: skip

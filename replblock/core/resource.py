@@ -35,6 +35,7 @@ from replblock.state.sanitizing import primary_without_data
 from replblock.state.text import state_change
 from replblock.state.transitions import Refusal, Rules, check, check_connection, sanitize
 from replblock.wire.commands import Cmd, packet_name
+from replblock.wire.digests import known
 from replblock.wire.errors import ProtocolError
 from replblock.wire.packets import StateWord
 
@@ -100,7 +101,7 @@ class Resource:
 
     def is_idle(self) -> bool:
         """Nothing under way."""
-        return self.primary.idle and self.secondary.idle and not self.sync.running
+        return self.primary.idle and self.secondary.idle and not self.sync.running and not self.sync.verify.running
 
     @property
     def disk_idle(self) -> bool:
@@ -186,7 +187,7 @@ class Resource:
         """A timer of `host.timer` ran out."""
         if name == "handshake":
             self.handshake.on_timer()
-        elif name in ("resync", "resync-retry"):
+        elif name in ("resync", "verify"):
             self.sync.on_timer(name)
         elif name == "epoch":
             self.primary.on_epoch_timer()
@@ -268,6 +269,8 @@ class Resource:
             Cmd.RS_DATA_REQUEST: y.source.on_request,
             Cmd.CSUM_RS_REQUEST: y.source.on_request,
             Cmd.RS_DATA_REPLY: y.target.on_reply,
+            Cmd.OV_REQUEST: y.verify.target.on_request,
+            Cmd.OV_REPLY: y.verify.source.on_reply,
         }
 
     def _meta_table(self) -> dict[int, Callable[[memoryview], None]]:
@@ -280,7 +283,8 @@ class Resource:
             Cmd.RS_WRITE_ACK: p.on_rs_write_ack,
             Cmd.NEG_ACK: p.on_neg_ack,
             Cmd.NEG_DREPLY: p.on_neg_data_reply,
-            Cmd.NEG_RS_DREPLY: y.target.on_neg_reply,
+            Cmd.NEG_RS_DREPLY: y.on_neg_reply,
+            Cmd.OV_RESULT: y.verify.target.on_result,
             Cmd.RS_IS_IN_SYNC: y.checksums.on_in_sync,
             Cmd.BARRIER_ACK: p.on_barrier_ack,
             Cmd.STATE_CHG_REPLY: self.admin.on_state_reply,
@@ -298,7 +302,7 @@ class Resource:
             two_primaries=s.allow_two_primaries,
             fencing=s.fencing if self.meta is not None else "dont-care",
             device_open=self.device_open,
-            verify_alg=bool(s.verify_alg),
+            verify_alg=known(s.verify_alg),
             agreed_version=link.version if link is not None and link.version else 101,
             handshaking=False,
             suspend_no_data=s.on_no_data_accessible == "suspend-io",

@@ -22,6 +22,7 @@ from replblock.core.progress import Progress
 from replblock.core.refusals import refusal_text, state_refusal_text
 from replblock.core.source import ResyncSource
 from replblock.core.target import AWAITS_SYNC_UUID, ResyncTarget
+from replblock.core.verify import OnlineVerify
 from replblock.meta.superblock import Flag
 from replblock.state.generations import Generations
 from replblock.state.names import Conn, Disk, Role
@@ -59,6 +60,7 @@ class Resync:
         self.source = ResyncSource(resource)
         self.target = ResyncTarget(resource)
         self.checksums = Checksums(resource)
+        self.verify = OnlineVerify(resource)
         self.decision: Decision | None = None
         self.last_in_sync_s = 0
         self._consider = False
@@ -79,12 +81,13 @@ class Resync:
     @property
     def disk_idle(self) -> bool:
         """No read or write of the resync is under way on the local disk."""
-        return self.target.writing == 0 and self.source.reading == 0 and self.checksums.reading == 0
+        reading = self.source.reading + self.checksums.reading + self.verify.reading
+        return self.target.writing == 0 and reading == 0
 
     @property
     def ranges_matter(self) -> bool:
         """Application writes must look for busy ranges."""
-        return self.target.asking or self.source.reading > 0
+        return self.target.asking or self.source.reading > 0 or self.verify.ranges_matter
 
     # --- the peer's state ---
 
@@ -111,7 +114,10 @@ class Resync:
             text += f"; make the after-sb policies equal, or run on one: replctl invalidate {r.settings.resource}"
             r.links.drop(Conn.DISCONNECTING, reaction.rule, text, "error")
             return
-        if reaction.action != Action.TAKE_OVER:
+        if reaction.action == Action.FINISH_VERIFY:
+            if self.verify.target.started:
+                self.verify.target.source_finished()
+        elif reaction.action != Action.TAKE_OVER:
             return
         if part_from_source_without_disk(r, reaction.peer_disk) or crosses_attach(r, own, report):
             return
@@ -318,11 +324,21 @@ class Resync:
     def mark_progress(self) -> None:
         """Keep what speed is computed from; called whenever somebody looks."""
         meta = self._r.meta
-        if self.running and meta is not None:
+        if self.verify.running:
+            self.progress.mark(self.verify.left_blocks)
+        elif self.running and meta is not None:
             self.progress.mark(meta.bitmap.count)
 
+    def on_neg_reply(self, body: memoryview) -> None:
+        """P_NEG_RS_DREPLY: the answer to a question of the resync or of the verify."""
+        if not self.verify.source.on_neg_reply(body):
+            self.target.on_neg_reply(body)
+
     def on_timer(self, name: str) -> None:
-        """Timer `resync`."""
+        """Timers `resync`, `verify`."""
+        if name == "verify":
+            self.verify.on_timer()
+            return
         self.mark_progress()
         self.target.on_timer()
 
@@ -332,6 +348,7 @@ class Resync:
             self._consider = True
         self.progress.state_changed(new)
         self.target.state_changed(old, new)
+        self.verify.state_changed(old, new)
         in_sync = new.conn == Conn.CONNECTED and new.disk == new.pdsk == Disk.UP_TO_DATE
         if in_sync or (old.conn >= Conn.CONNECTED > new.conn and old.disk == old.pdsk == Disk.UP_TO_DATE):
             self.last_in_sync_s = self._r.host.wall_s()
@@ -342,6 +359,7 @@ class Resync:
         self.bitmaps.reset()
         self.target.reset()
         self.checksums.reset()
+        self.verify.reset()
         self.source.reset()
 
     def on_peer_uuids_changed(self) -> None:

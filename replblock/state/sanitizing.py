@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from replblock.state.names import Conn, Disk, Role
+from replblock.state.names import VERIFYING, Conn, Disk, Role
 from replblock.state.packed import State
 
 
@@ -101,6 +101,11 @@ def _abort_without_disks(old: State, new: State, rules: Rules) -> State:
     return new._replace(conn=Conn.CONNECTED, disk=disk, pdsk=pdsk)
 
 
+def _verify_needs_good_disks(old: State, new: State, rules: Rules) -> State:
+    good = new.disk == new.pdsk == Disk.UP_TO_DATE
+    return new if good or new.conn not in VERIFYING else new._replace(conn=Conn.CONNECTED)
+
+
 def _end_negotiation(old: State, new: State, rules: Rules) -> State:
     if new.conn >= Conn.CONNECTED or new.disk != Disk.NEGOTIATING:
         return new
@@ -177,6 +182,8 @@ ADJUSTMENTS: tuple[Adjustment, ...] = (
                "unless the resync says otherwise. But where the peer has no disk nothing was settled: a Primary that "
                "knows that its disk lacks what its users were told is written counts it as Inconsistent, and so does a "
                "node that was ordered to take everything from that peer."),
+    Adjustment("verify-needs-good-disks", _verify_needs_good_disks,
+               "A verify ends, or does not begin, where a disk is not UpToDate. DRBD would call it UpToDate instead."),
     Adjustment("disks-fit-the-connection", _clip_disks,
                "Each connection state bounds both disks: a SyncTarget is Inconsistent, its source UpToDate."),
     Adjustment("freeze-until-fenced", _freeze_for_fencing,

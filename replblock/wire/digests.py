@@ -80,6 +80,11 @@ def digest_size(alg: str) -> int:
     return _row(alg)[0] if alg else 0
 
 
+def known(alg: str) -> bool:
+    """Is it a digest that can be computed here?"""
+    return alg in _KNOWN
+
+
 def proves_equality(alg: str) -> bool:
     """Can two blocks with the same digest be taken for equal? Not by one that is unknown here, or finds accidents."""
     return alg in _KNOWN and alg not in CHECKSUMS

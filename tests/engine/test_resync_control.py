@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -124,3 +125,96 @@ def test_checksums_spare_what_is_equal(tmp_path: Path, port: Callable[[], int]) 
             assert "% had equal checksums" in said[-1] and f"total {size >> 10}K" in said[-1]
             transferred_kib = int(said[-1].split("transferred ")[1].split("K")[0])
             assert 4 <= transferred_kib <= 1024
+
+
+@contextmanager
+def in_sync(
+    directory: Path, port: Callable[[], int], net: str, disk: str, handlers: str = ""
+) -> Iterator[tuple[Node, Node]]:
+    """alpha Primary, both disks full of the same noise."""
+    common = "connect-int 1; ping-int 1;"
+    with nodes(directory, port, size_bytes=SIZE, net=f"{common} {net}", disk=disk, handlers=handlers) as pair:
+        for node in pair:
+            node.start()
+            node.do("attach")
+        pair[0].do("primary", force=True)
+        for node in pair:
+            node.do("connect")
+        wait_for(lambda: "ds:UpToDate/UpToDate" in proc(pair[1]), "the first resync")
+        handle = nbd.NBD()
+        handle.connect_unix(f"{pair[0].run}/r0.nbd")
+        for megabyte in range(30):
+            handle.pwrite(os.urandom(1 << 20), megabyte << 20)
+        handle.flush()
+        handle.shutdown()
+        yield pair
+
+
+def spoil(node: Node, *blocks: int) -> None:
+    """The disk changes behind the engine's back."""
+    with open(node.disk, "r+b") as file:
+        for block in blocks:
+            file.seek(block * 4096 + 1000)
+            file.write(b"rotten")
+
+
+def test_verify_finds_marks_tells_and_a_new_connection_mends(tmp_path: Path, port: Callable[[], int]) -> None:
+    told = 'out-of-sync "echo $DRBD_RESOURCE $DRBD_MINOR $DRBD_VOLUME $DRBD_LL_DISK $DRBD_PEERS >> $DRBD_LL_DISK.told";'
+    disk = "resync-rate 1G; c-plan-ahead 0;"
+    with in_sync(tmp_path, port, "verify-alg sha1;", disk, told) as (alpha, beta):
+        spoil(beta, 100, 101, 7000)
+        assert replctl(alpha, "verify", "r0").returncode == 0
+        assert replctl(alpha, "wait-sync", "r0").returncode == 0
+        wait_for(lambda: " oos:12" in proc(alpha) and " oos:12" in proc(beta), "marks on both nodes")
+        for node, peer in ((alpha, "beta"), (beta, "alpha")):
+            wait_for(lambda node=node: "Online verify found 3 4k block out of sync!" in node.log(), "the log")  # type: ignore[misc]
+            assert "Out of sync: start=800, size=16 (sectors)" in node.log()
+            notes = Path(f"{node.disk}.told")
+            wait_for(notes.exists, "the handler")
+            wait_for(lambda notes=notes: notes.read_text() != "", "its words")  # type: ignore[misc]
+            assert notes.read_text() == f"r0 0 0 {node.disk} {peer}\n"
+        assert replctl(beta, "disconnect", "r0").returncode == 0
+        assert replctl(beta, "connect", "r0").returncode == 0
+        wait_for(lambda: " oos:0" in proc(alpha) and "ds:UpToDate/UpToDate" in proc(beta), "the resync")
+        size = int(alpha.status()["devices"][0]["size"]) << 10
+        with open(alpha.disk, "rb") as mine, open(beta.disk, "rb") as theirs:
+            assert mine.read(size) == theirs.read(size)
+        assert replctl(beta, "verify", "r0").returncode == 0
+        assert replctl(beta, "wait-sync", "r0").returncode == 0
+        wait_for(lambda: "Online verify done" in alpha.log().split("Online verify done", 1)[1], "the second verify")
+        assert " oos:0" in proc(alpha) and " oos:0" in proc(beta)
+
+
+def test_verify_under_load_progress_and_stop(tmp_path: Path, port: Callable[[], int]) -> None:
+    """Writes while it runs are no differences; its lines in /proc/drbd; a new stop sector ends it; then it goes on."""
+    with in_sync(tmp_path, port, "verify-alg crc32c;", "resync-rate 8M; c-plan-ahead 0;") as (alpha, beta):
+        spoil(alpha, 7600)
+        assert replctl(beta, "verify", "--start", "0", "--stop", "8000s", "r0").returncode == 0
+        wait_for(lambda: "cs:VerifyS" in proc(beta) and "cs:VerifyT" in proc(alpha), "the verify")
+        handle = nbd.NBD()
+        handle.connect_unix(f"{alpha.run}/r0.nbd")
+        seen = ""
+        while "cs:VerifyS" in proc(beta):
+            seen = proc(beta) if "verified:" in proc(beta) else seen
+            for _ in range(20):
+                handle.pwrite(os.urandom(4096), random.randrange(7000) * 4096)
+        assert "verified:" in seen and " want: 8,192 K/sec" in seen
+        wait_for(lambda: "cs:Connected" in proc(alpha), "its end there")
+        assert " oos:0" in proc(alpha)
+        assert replctl(beta, "verify", "r0").returncode == 0
+        while "cs:VerifyS" in proc(beta):
+            for _ in range(20):
+                handle.pwrite(os.urandom(4096), random.randrange(7000) * 4096)
+        handle.shutdown()
+        wait_for(lambda: " oos:4" in proc(alpha) and " oos:4" in proc(beta), "the one difference")
+        assert "Starting Online Verify from sector 8000" in beta.log()
+
+
+def test_verify_is_refused(tmp_path: Path, port: Callable[[], int]) -> None:
+    """DRBD's code and sentence, and what to do."""
+    with in_sync(tmp_path, port, "", "resync-rate 1G; c-plan-ahead 0;") as (alpha, _):
+        refused = replctl(alpha, "verify", "r0")
+        assert refused.returncode == 11
+        first, hint = refused.stderr.splitlines()
+        assert first.startswith("0: State change failed: (-14) Need a verify algorithm to start online verify")
+        assert hint == "set verify-alg in section net, then: replctl adjust r0"
