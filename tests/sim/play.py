@@ -11,6 +11,7 @@ from replblock.core.roles import UNFLUSHED
 from replblock.core.settings import Settings
 from replblock.state.names import Conn, Role
 from tests.core.oracle import payload
+from tests.sim.compared import spoilt_in_the_end, watch_verify
 from tests.sim.history import Event, History
 from tests.sim.ledger import Ledger
 from tests.sim.mend import Mender
@@ -32,6 +33,7 @@ COMMANDS = {
     "invalidate": ("invalidate", {}), "invalidate_remote": ("invalidate_remote", {}), "detach": ("detach", {}),
     "detach_force": ("detach", {"force": True}),
     "pause": ("pause_sync", {}), "resume": ("resume_sync", {}), "outdate": ("outdate", {}),
+    "verify": ("verify", {}), "verify_part": ("verify", {"start": 8, "stop": 64}),
     "tentative": ("connect", {"tentative": True}), "new_uuid": ("new_current_uuid", {}),
 }  # fmt: skip
 
@@ -41,7 +43,7 @@ AT_ONCE = ("fuse", "fail", "fail_once", "slow")
 CHANGED_BY = {
     "secondary": "demoted", "disconnect": "disconnect", "connect": "connect", "detach": "detaching",
     "invalidate": "invalidate", "invalidate_remote": "invalidate-remote", "outdate": "outdate",
-    "pause_sync": "pause-sync", "resume_sync": "resume-sync", "primary": "promoted",
+    "pause_sync": "pause-sync", "resume_sync": "resume-sync", "primary": "promoted", "verify": "verify",
 }  # fmt: skip
 """The rule under which a command changes the state, if it is carried out."""
 
@@ -114,6 +116,10 @@ class Player:
         sim.rng.seed(len(self.history.events))
         self.mender.mend(solve=True, most_rounds=40)
         self.oracle.quiet()
+        if world.get("compares"):
+            spoilt_in_the_end(self)
+            self.mender.mend(solve=True, most_rounds=40)
+            self.oracle.quiet()
         if world.get("last_power_cut", True):
             for node in sim.nodes:
                 node.die(True)
@@ -310,6 +316,8 @@ class Player:
         """Start what is missing: machine, engine, disk, connection."""
         if not node.on:
             node.boot()
+            if self.history.setup.get("compares"):
+                watch_verify(self, node)
 
         def attached(answer: Any) -> None:
             if node.on and node.state.conn == Conn.STANDALONE:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from tests.sim.aimed import aimed_history
+from tests.sim.compared import compared_history
 from tests.sim.history import History, long_history
 from tests.sim.nearby import nearby_history
 
@@ -13,8 +14,14 @@ AIMED_SEEDS = 20_000_000_000
 """From this seed on: one scene each, under settings that let it come to what it aims at."""
 
 
+COMPARED_SEEDS = 21_000_000_000
+"""From this seed on: checksums, pauses, online verify."""
+
+
 def history_of(seed: int) -> History:
     """The history of this seed, for ever."""
+    if seed >= COMPARED_SEEDS:
+        return compared_history(seed)
     if seed >= AIMED_SEEDS:
         return aimed_history(seed)
     return nearby_history(seed) if seed >= NEARBY_SEEDS else long_history(seed)
