@@ -7,6 +7,7 @@ In the end of each a block is spoilt behind the product's back: a verify must fi
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,8 @@ def verified(rng: random.Random, argument: Argument) -> list[Step]:
     elif what == 4:
         steps += [("fail_once", rng.choice("ps"), ("read", None, False), rng.choice(SOON))]
     steps += [*burst(rng, argument, 0, 4), ("verify", rng.choice("ps"), None, rng.choice((*SOON, 1500)))]
-    return [*steps, *crossings.back(rng), ("attach", "p", None, 0), ("attach", "s", None, 0), ("connect", "s", None, 20)]
+    steps += [*crossings.back(rng), ("attach", "p", None, 0), ("attach", "s", None, 0)]
+    return [*steps, ("connect", "s", None, 20)]
 
 
 def met(rng: random.Random, argument: Argument) -> list[Step]:
@@ -75,7 +77,8 @@ def paused(rng: random.Random, argument: Argument) -> list[Step]:
 
 def whole(rng: random.Random, argument: Argument) -> list[Step]:
     """A resync of everything, most of which is equal, meets writes."""
-    steps = [*burst(rng, argument, 0, 4), (rng.choice(("invalidate", "invalidate", "wait")), "s", None, rng.choice(SOON))]
+    order = rng.choice(("invalidate", "invalidate", "wait"))
+    steps = [*burst(rng, argument, 0, 4), (order, "s", None, rng.choice(SOON))]
     steps += [*slow(rng, rng.choice("ps")), *burst(rng, argument, 1, 8), *trouble(rng), *burst(rng, argument, 0, 6)]
     return [*steps, *trouble(rng), *crossings.back(rng)]
 
@@ -94,7 +97,7 @@ def compared_history(seed: int) -> History:
     world["start"] = "primary"
     world["blocks"] = blocks = rng.choice((2, 16, 16, 40))
     world["verify_alg"] = rng.choice(("md5", "crc32c"))
-    world["csums_alg"] = rng.choice(("", "sha256", "sha1"))
+    world["csums_alg"] = rng.choice(("", "sha256", "sha1", "crc32c"))
     world["csums_after_crash_only"] = rng.random() < 0.15
     world["resync_rate_kib"] = rng.choice((40, 400, 400, 4 << 20))
     world["max_buffers"] = rng.choice((32, 2048))
@@ -147,10 +150,10 @@ def spoilt_in_the_end(player: Player) -> None:
         block = sim.rng.randrange(victim.platter.size_bytes // 4096)
         at = block * 4096 + 100
         said: list[Any] = []
-        victim.platter.content[at] ^= 1
+        spoil = _Spoilt(sim.nodes, victim, at)
         player.command(asks, "verify", {"start": 0}, said.append)
         sim.run_until(partial(_over, said, sim.nodes), VERIFY_MS)
-        victim.platter.content[at] ^= 1
+        spoil.mended()
         if said and not said[0].exit_code and cut == sum(node.said["verify-cut-short"] for node in sim.nodes):
             break
         sim.run(SETTLED_MS)  # a connection that a box in between forgot, or a failure of before, comes to light now
@@ -161,6 +164,28 @@ def spoilt_in_the_end(player: Player) -> None:
         bitmap = node.resource.meta.bitmap  # type: ignore[union-attr]
         if not bitmap.count_range(block, block + 1):
             player.oracle.fail(4, f"{node.name}: a verify did not mark the spoilt block {block} of {victim.name}")
+
+
+class _Spoilt:
+    """A byte that is not what was written; a death ends it, because those who look then take it for a loss."""
+
+    def __init__(self, nodes: tuple[Node, Node], victim: Node, at: int) -> None:
+        self.nodes, self.content, self.at = nodes, victim.platter.content, at
+        self.content[at] ^= 1
+        for node in nodes:
+            node.die = partial(self._dies, node.die)  # type: ignore[method-assign]
+
+    def _dies(self, die: Callable[[bool], None], power: bool) -> None:
+        self.mended()
+        die(power)
+
+    def mended(self) -> None:
+        """As it was."""
+        if self.nodes:
+            self.content[self.at] ^= 1
+            for node in self.nodes:
+                del node.die
+        self.nodes = ()  # type: ignore[assignment]
 
 
 def _over(said: list[Any], nodes: tuple[Node, Node]) -> bool:
