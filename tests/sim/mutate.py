@@ -55,7 +55,11 @@ def apply(mutation: Mutation, directory: Path) -> None:
 
 def try_one(mutation: Mutation, first: int, limit: int) -> Result:
     """Fresh seeds until one of them notices what is broken, and not what is wrong with the product as it is."""
+    from tests.sim.seeds import COMPARED_SEEDS
+
     begun = time.monotonic()
+    if mutation.compared and first < COMPARED_SEEDS:
+        first += COMPARED_SEEDS
     with tempfile.TemporaryDirectory(prefix="mutant-") as name:
         apply(mutation, Path(name))
         tried = 0
