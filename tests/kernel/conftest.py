@@ -13,6 +13,7 @@ import pytest
 
 from tests.kernel.boot import NoGuest
 from tests.kernel.crm import Cluster
+from tests.kernel.mixed import MixedPair, mixed_pair
 from tests.kernel.network import NetworkError
 from tests.kernel.pair import Pair, two_guests, two_machines
 from tests.kernel.shop import Node, Shop
@@ -20,6 +21,7 @@ from tests.kernel.timeline import rows, table
 
 ALL = os.environ.get("REPLBLOCK_KERNEL_TESTS") == "all"
 PAIRS: pytest.StashKey[list[Pair]] = pytest.StashKey()
+FAILED: pytest.StashKey[bool] = pytest.StashKey()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -43,6 +45,29 @@ def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
         yield pair
     finally:
         made.__exit__(None, None, None)
+
+
+@pytest.fixture(scope="module", params=["replblock-primary", "kernel-primary"])
+def mixed_guests(request: pytest.FixtureRequest) -> Iterator[MixedPair]:
+    """dados, the first Primary, is one of the two, backup the other; they serve all the tests of a module."""
+    made = mixed_pair("dados" if request.param == "replblock-primary" else "backup")
+    try:
+        pair = made.__enter__()
+    except (NoGuest, NetworkError) as reason:
+        pytest.skip(str(reason))
+    try:
+        yield pair
+    finally:
+        made.__exit__(None, None, None)
+
+
+@pytest.fixture
+def mixed(request: pytest.FixtureRequest, mixed_guests: MixedPair) -> Iterator[MixedPair]:
+    """replblock and the kernel's DRBD with blank disks; after a failed test they begin anew."""
+    request.node.stash.setdefault(PAIRS, []).append(mixed_guests)
+    yield mixed_guests
+    if request.node.stash.get(FAILED, False):
+        mixed_guests.begin_again()
 
 
 @pytest.fixture
@@ -103,6 +128,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, None, None]:
     outcome = yield
     report = outcome.get_result()  # type: ignore[attr-defined]
     if report.when == "call" and report.failed:
+        item.stash[FAILED] = True
         for pair in item.stash.get(PAIRS, []):
             report.sections += pair.sections()
 

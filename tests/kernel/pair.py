@@ -29,6 +29,9 @@ NET: dict[str, object] = {
 }
 DISK_OPTIONS: dict[str, object] = {"resync-rate": "2G", "c-plan-ahead": 0}
 
+#: What DRBD's own tools do not know.
+OURS_ONLY = "replblock { attach nbd; }"
+
 
 class Machine:
     """A guest with replblock."""
@@ -66,6 +69,9 @@ class Machine:
 
     def write_file(self, path: str, text: str) -> None:
         self.sh(f"printf %s {shlex.quote(text)} >{shlex.quote(path)}")
+
+    def configure(self, text: str) -> None:
+        self.write_file("/etc/drbd.conf", text)
 
     @property
     def proc(self) -> str:
@@ -110,11 +116,11 @@ class Pair:
         )  # fmt: skip
         self.config = (
             f"resource r0 {{\n    {section('net', {**NET, **(net or {})})}\n"
-            f"    {section('disk', {**DISK_OPTIONS, **(disk or {})})}\n    replblock {{ attach nbd; }}\n"
+            f"    {section('disk', {**DISK_OPTIONS, **(disk or {})})}\n    {OURS_ONLY}\n"
             f"    {more}\n{hosts}}}\n"
         )
         for machine in self.machines:
-            machine.write_file("/etc/drbd.conf", self.config)
+            machine.configure(self.config)
 
     def set_up(self, first_sync: bool = True) -> None:
         """Metadata, both up and in sync, dados Primary. Without a first sync: the blank disks are known to be equal."""
@@ -137,7 +143,7 @@ class Pair:
         """Switch a guest on after its power cut; its configuration was in memory."""
         machine.guest.start()
         machine.guest.wait_ready()
-        machine.write_file("/etc/drbd.conf", self.config)
+        machine.configure(self.config)
 
     def assert_same_data(self) -> None:
         """The data areas of both disks, byte by byte, seen from outside."""
