@@ -83,17 +83,14 @@ class Met(NamedTuple):
 
 
 def met(machine: Machine) -> Met | None:
-    """Of the last connection in its log."""
+    """Of the first connection in its log: before its repairs, which the kernel prints in the same form."""
     said = machine.log()
-    verdict = list(VERDICT.finditer(said))
-    if not verdict:
+    verdict = VERDICT.search(said)
+    if verdict is None:
         return None
-    before = said[: verdict[-1].start()]
-    mine, peers = (
-        Generations(*(int(group, 16) for group in list(re.finditer(rf"\b{who} " + GENERATIONS.pattern, before))[-1].groups()))
-        for who in ("self", "peer")
-    )
-    return Met(mine, peers, int(verdict[-1][1]), int(verdict[-1][2]))
+    logged = [re.search(rf"\b{who} " + GENERATIONS.pattern, said) for who in ("self", "peer")]
+    mine, peers = (Generations(*(int(group, 16) for group in line.groups())) for line in logged if line is not None)
+    return Met(mine, peers, int(verdict[1]), int(verdict[2]))
 
 
 def connect_with(mixed: MixedPair, planned: tuple[Planned, Planned]) -> tuple[Met, Met]:

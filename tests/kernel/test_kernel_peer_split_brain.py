@@ -57,7 +57,8 @@ def test_nobody_primary(mixed: MixedPair, policy: str, writes: tuple[int, int], 
 
 
 @pytest.mark.parametrize(("policy", "winner"), [
-    ("disconnect", None), ("consensus", None), ("discard-secondary", "backup"), ("violently-as0p", "dados"),
+    ("disconnect", None), ("consensus", None), ("discard-secondary", "backup"),
+    ("violently-as0p", None),       # the loser is Primary: rr-conflict disconnect
     ("call-pri-lost-after-sb", None),
 ])  # fmt: skip
 def test_one_primary(mixed: MixedPair, policy: str, winner: str | None) -> None:
