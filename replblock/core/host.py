@@ -104,6 +104,9 @@ class Host(Protocol):
     def close(self, sock: int) -> None:
         """Close a socket at once; no event follows for it."""
 
+    def part(self, data: int, meta: int) -> None:
+        """Close a pair, after what is queued: the peer reads the data connection to its end before meta closes."""
+
     def hold(self, sock: int, held: bool) -> None:
         """Stop (True) or go on (False) reading this socket: back-pressure on the peer."""
 

@@ -118,9 +118,11 @@ class LinkKeeper:
         self.link = None
         self.losses += 1
         if cause == Conn.DISCONNECTING and self._r.handshake.running:
-            self._host.push(link.data)  # our states, by which the peer comes to the same refusal and can say why
-        for sock in (link.data, link.meta):
-            self._host.close(sock)
+            # our states go first, by which the peer comes to the same refusal and can say why
+            self._host.part(link.data, link.meta)
+        else:
+            for sock in (link.data, link.meta):
+                self._host.close(sock)
         for name in ("watch", "ping", "ping-ack", "handshake", "linger"):
             self._host.timer(name, None)
         was_connected = self._r.state.conn >= Conn.CONNECTED

@@ -98,6 +98,7 @@ class Loop:
         self.push = self.network.push
         self.unsent_bytes = self.network.unsent_bytes
         self.close = self.network.close
+        self.part = self.network.part
         self.hold = self.network.hold
         self.listen = self.network.listen
         self.dial = self.network.dial

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from replblock.core.host import Buffer
+from replblock.engine.leaving import Leaving
 from replblock.engine.link import AGAIN, Link, Pings
 
 LISTEN_BACKLOG = 8
@@ -59,7 +60,7 @@ class Network:
         poll: select.epoll,
         watch: Callable[[int, Callable[[int], None] | None], None],
         later: Callable[..., None],
-        timer: Callable[[Any, int | None], None],
+        timer: Callable[..., None],
         now_ms: Callable[[], int],
         log: Log,
     ) -> None:
@@ -79,6 +80,7 @@ class Network:
         self._listen_tries = 0
         self.notes: dict[str, str] = {}
         """rule → text of what an operator should know at this moment, for `status`."""
+        self._leaving = Leaving(poll, watch, timer)
         self._refused = 0
         self._refused_logged_ms = -REFUSED_LOG_MS
 
@@ -120,14 +122,26 @@ class Network:
 
     def close(self, number: int) -> None:
         """What is queued gets one try, so that a last answer can leave; then the socket is gone."""
+        link = self._let_go(number)
+        if link is not None:
+            link.sock.close()
+
+    def part(self, data: int, meta: int) -> None:
+        """As `close`, of a pair whose peer is to read to the end why."""
+        links = self._let_go(data), self._let_go(meta)
+        if links[0] is not None and links[1] is not None:
+            self._leaving.begin(links[0].sock, links[1].sock)
+
+    def _let_go(self, number: int) -> Link | None:
         link = self.links.pop(number, None)
         if link is None:
-            return
+            return None
         if link.out and not link.broken and not link.dialing:
             link.flush()
         link.broken = errno.EBADF
         link.drop_queue()
         self._forget(link)
+        return link
 
     def hold(self, number: int, held: bool) -> None:
         link = self.links.get(number)
@@ -195,6 +209,7 @@ class Network:
         self.listen(False)
         for number in list(self.links):
             self.close(number)
+        self._leaving.close_all()
 
     # ---- events of one link
 
@@ -260,7 +275,7 @@ class Network:
         """Sending failed: say so after this wake-up; nothing more is read or sent."""
         link.broken = error
         link.drop_queue()
-        self._forget(link, keep_socket=True)
+        self._forget(link)
         self._later(self._ended, link, error)
 
     # ---- the listener
@@ -380,15 +395,14 @@ class Network:
             self._poll.modify(link.fd, mask)
         link.mask = mask | REGISTERED
 
-    def _forget(self, link: Link, keep_socket: bool = False) -> None:
+    def _forget(self, link: Link) -> None:
+        """Nothing is read or sent any more; the socket stays open."""
         if link.mask:
             self._poll.unregister(link.fd)
             link.mask = 0
         if link.fd >= 0:
             self._watch(link.fd, None)
             link.fd = -1
-        if not keep_socket:
-            link.sock.close()
 
     def meta_ready(self, number: int, version: int, leftover: Callable[[], bytes]) -> Link | None:
         link = self.links.get(number)

@@ -163,6 +163,11 @@ class SimHost:
     def unsent_bytes(self, sock: int) -> int:
         return sum(map(len, self.queues.get(sock, ())))
 
+    def part(self, data: int, meta: int) -> None:
+        self.push(data)
+        for sock in (data, meta):
+            self.close(sock)
+
     def close(self, sock: int) -> None:
         if sock in self.queues:
             self.push(sock)  # what is queued gets one try, so that a last answer can leave

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Disks that move between the kernel's DRBD 8.4 and replblock: a running pair there and back, clean and after a crash."""
+"""Disks that move between the kernel's DRBD 8.4 and replblock: a running pair there and back; after a crash."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from tests.kernel.boot import NoGuest
 from tests.kernel.conftest import PAIRS
 from tests.kernel.guest import COMMAND_S, Result
-from tests.kernel.mixed import KernelMachine, resynced_kib, scribble
+from tests.kernel.mixed import KernelMachine, resynced_kib
 from tests.kernel.network import NetworkError
 from tests.kernel.pair import DEVICE, DISK, MOUNTED, Machine, Pair, two_guests
 from tests.kernel.test_replication import STOP, WRITER, check_files, io_errors
@@ -79,7 +79,7 @@ def little(machine: Machine) -> None:
 
 
 def test_pair_there_and_back(movable: Pair) -> None:
-    """Secondary first, one role swap, then the other one: under a writer, without a full sync; then back the same way."""
+    """Secondary first, a role swap, then the other one: under a writer, without a full sync; then back the same way."""
     first, second = movable.machines
     assert isinstance(first, Movable) and isinstance(second, Movable)
     promised: list[str] = []
@@ -117,7 +117,7 @@ def test_pair_there_and_back(movable: Pair) -> None:
 
 @pytest.mark.parametrize("into_kernel", [False, True], ids=["kernel-to-replblock", "replblock-to-kernel"])
 def test_crashed_disk(movable: Pair, into_kernel: bool) -> None:
-    """A Primary loses its power; on the same disk the other kind of node replays the activity log, and little is sent."""
+    """A Primary loses its power; the other kind of node replays its disk's activity log, and little is sent."""
     first, second = movable.machines
     assert isinstance(first, Movable) and isinstance(second, Movable)
     first.umount()

@@ -324,6 +324,11 @@ class Node:
         queue = self.queues.get(sock)
         return sum(map(len, queue)) if queue else 0
 
+    def part(self, data: int, meta: int) -> None:
+        self.push(data)
+        for sock in (data, meta):
+            self.close(sock)
+
     def close(self, sock: int) -> None:
         self.act()
         self.queues.pop(sock, None)
