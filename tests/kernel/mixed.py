@@ -14,6 +14,9 @@ from tests.kernel.pair import DEVICE, DISK, MOUNTED, OURS_ONLY, Machine, Pair, t
 
 GENERATIONS = re.compile(r"([0-9A-F]{16}):([0-9A-F]{16}):([0-9A-F]{16}):([0-9A-F]{16})")
 
+#: If not told, the kernel looks as long as an answer to a ping may take whether a new connection stands.
+KERNEL_NET: dict[str, object] = {"socket-check-timeout": 3}
+
 
 class KernelMachine(Machine):
     """A guest whose kernel is the node: drbdadm of Debian's drbd-utils, /proc/drbd."""
@@ -36,8 +39,8 @@ class KernelMachine(Machine):
         return self.guest.run("/sbin/drbdadm", *words, timeout_s=timeout_s)
 
     @property
-    def proc(self) -> str:
-        return next((line for line in self.sh("cat /proc/drbd").splitlines() if " cs:" in line), "")
+    def proc_text(self) -> str:
+        return self.sh("cat /proc/drbd")
 
     def log(self) -> str:
         return self.kernel_log()
@@ -61,8 +64,7 @@ class MixedPair(Pair):
 
     def configure(self, net: Mapping[str, object] | None = None, disk: Mapping[str, object] | None = None,
                   more: str = "") -> None:  # fmt: skip
-        """As any pair; the kernel looks as long as a ping may take whether a new connection stands, if not told."""
-        super().configure({"socket-check-timeout": 3, **(net or {})}, disk, more)
+        super().configure({**KERNEL_NET, **(net or {})}, disk, more)
 
     def blank(self) -> None:
         """Nothing is up, nothing on the disks, no cable pulled."""

@@ -74,10 +74,14 @@ class Machine:
         self.write_file("/etc/drbd.conf", text)
 
     @property
+    def proc_text(self) -> str:
+        """As /proc/drbd has it."""
+        return self.guest.run("cat", PROC).out
+
+    @property
     def proc(self) -> str:
-        """The line of /proc/drbd's format, "" while nothing is up."""
-        done = self.guest.run("cat", PROC)
-        return next((line for line in done.out.splitlines() if " cs:" in line), "")
+        """The resource's line of it, "" while nothing is up."""
+        return next((line for line in self.proc_text.splitlines() if " cs:" in line), "")
 
     def wait_state(self, *wanted: str, patience_s: float = PATIENCE_S) -> None:
         """Until all of `wanted` (`cs:Connected`, `ds:UpToDate/UpToDate`) are true."""

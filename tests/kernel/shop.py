@@ -125,9 +125,8 @@ class Node(Machine):
         self.sh(FURNISH if self.kernel_drbd else FURNISH + OURS)
 
     @property
-    def proc(self) -> str:
-        return next((line for line in self.sh("cat /proc/drbd").splitlines() if " cs:" in line), "") \
-            if self.kernel_drbd else super().proc
+    def proc_text(self) -> str:
+        return self.sh("cat /proc/drbd") if self.kernel_drbd else super().proc_text
 
     def try_(self, *words: str, timeout_s: float = COMMAND_S) -> Result:
         return self.guest.run("/sbin/drbdadm", *words, timeout_s=timeout_s) if self.kernel_drbd else \

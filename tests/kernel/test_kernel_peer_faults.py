@@ -5,18 +5,17 @@ from __future__ import annotations
 
 import pytest
 
-from tests.e2e.waiting import wait_until
 from tests.kernel.mixed import MixedPair, resynced_kib, scribble
 from tests.kernel.pair import DEVICE, DISK, Machine
 
 #: The disk behind a mapping, which can be made to fail.
-MAP = """
+MAP = f"""
 export DM_DISABLE_UDEV=1
 [ -e /dev/mapper/control ] || modprobe dm-mod
-real=$(readlink -f {disk})
+real=$(readlink -f {DISK})
 echo "0 $(blockdev --getsz $real) linear $real 0" | dmsetup create thedisk
-ln -sfn /dev/mapper/thedisk {disk}
-""".format(disk=DISK)
+ln -sfn /dev/mapper/thedisk {DISK}
+"""
 FAIL = """
 export DM_DISABLE_UDEV=1
 echo "0 $(blockdev --getsz /dev/mapper/thedisk) error" | dmsetup load thedisk

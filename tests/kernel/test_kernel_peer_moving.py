@@ -10,10 +10,12 @@ import pytest
 from tests.kernel.boot import NoGuest
 from tests.kernel.conftest import PAIRS
 from tests.kernel.guest import COMMAND_S, Result
-from tests.kernel.mixed import KernelMachine, resynced_kib
+from tests.kernel.mixed import KERNEL_NET, KernelMachine, resynced_kib
 from tests.kernel.network import NetworkError
-from tests.kernel.pair import DEVICE, DISK, MOUNTED, Machine, Pair, two_guests
+from tests.kernel.pair import DEVICE, DISK, MOUNTED, PROC, Machine, Pair, two_guests
 from tests.kernel.test_replication import STOP, WRITER, check_files, io_errors
+
+SLOW_WRITER = WRITER.replace("import hashlib", "import time, hashlib").replace("print(", "time.sleep(0.02); print(")
 
 
 class Movable(KernelMachine):
@@ -30,8 +32,8 @@ class Movable(KernelMachine):
         return (super() if self.in_kernel else super(KernelMachine, self)).try_(*words, timeout_s=timeout_s)
 
     @property
-    def proc(self) -> str:
-        return KernelMachine.proc.fget(self) if self.in_kernel else Machine.proc.fget(self)  # type: ignore[attr-defined]
+    def proc_text(self) -> str:
+        return self.guest.run("cat", "/proc/drbd" if self.in_kernel else PROC).out
 
     def log(self) -> str:
         return self.kernel_log() if self.in_kernel else Machine.log(self)
@@ -62,7 +64,7 @@ def movable(request: pytest.FixtureRequest) -> Iterator[Pair]:
         pair = Pair([Movable(guest) for guest in guests])
         request.node.stash.setdefault(PAIRS, []).append(pair)
         try:
-            pair.configure()
+            pair.configure(KERNEL_NET)
         except NoGuest as reason:
             pytest.skip(str(reason))
         pair.set_up(first_sync=False)
@@ -85,7 +87,7 @@ def test_pair_there_and_back(movable: Pair) -> None:
     promised: list[str] = []
     for into_kernel in (False, True):
         first.sh(f"rm -f {STOP}; mkdir -p {MOUNTED}/{into_kernel}")
-        writer = first.begin_python(WRITER, f"{MOUNTED}/{into_kernel}", "100000", "50000", STOP)
+        writer = first.begin_python(SLOW_WRITER, f"{MOUNTED}/{into_kernel}", "100000", "20000", STOP)
         writer.wait_for(lambda lines: len(lines) > 5, "files are written")
         second.move(movable)
         movable.settle()
