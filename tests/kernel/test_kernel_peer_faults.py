@@ -77,7 +77,7 @@ def test_power_cut_of_both(mixed: MixedPair) -> None:
 
 @pytest.mark.parametrize("during", ["idle", "writing"])
 def test_frozen_peer(mixed: MixedPair, during: str) -> None:
-    """A Secondary that does not answer is given up, by a ping or by ko-count; thawed it comes back and gets the rest."""
+    """A Secondary that does not answer is given up, by a ping or by ko-count; thawed it gets the rest."""
     net = {"ping-timeout": 20, "ping-int": 2, "timeout": 10, "ko-count": 3}
     mixed.begin(net)
     first, second = mixed.dados, mixed.backup
