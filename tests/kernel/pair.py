@@ -152,14 +152,18 @@ class Pair:
     def assert_same_data(self) -> None:
         """The data areas of both disks, byte by byte, seen from outside."""
         self.settle()
+        differing = self.differing_mib()
+        assert not differing, f"the disks differ in the MiB {differing}"
+
+    def differing_mib(self) -> list[int]:
+        """Where the data areas differ now."""
         for machine in self.machines:
             machine.guest.run("sync")
         size = int(self.dados.sh("blockdev --getsize64 " + DISK))
         metadata = metadata_bytes(size)
         with self.dados.guest.disk.open("rb") as mine, self.backup.guest.disk.open("rb") as theirs:
-            for at in range(0, size - metadata, MIB):
-                length = min(MIB, size - metadata - at)
-                assert mine.read(length) == theirs.read(length), f"the disks differ in the MiB at {at}"
+            pieces = [min(MIB, size - metadata - at) for at in range(0, size - metadata, MIB)]
+            return [at for at, length in enumerate(pieces) if mine.read(length) != theirs.read(length)]
 
     def sections(self) -> list[tuple[str, str]]:
         """For the report of a failed test."""
