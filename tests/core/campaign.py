@@ -262,24 +262,25 @@ class Life(Cluster):
             w.run_until(w.in_sync)
             self.primary(self.prim)
         for host in (w.a, w.b):
-            w.run_until(lambda host=host: host.resource.state.conn >= Conn.CONNECTED)  # type: ignore[misc]
-            self._disk_rests(host)
+            self._rests(host)
             if host.resource.state.disk == Disk.DISKLESS:
                 self._attach(host)
-            elif host.resource.state.disk == Disk.INCONSISTENT and host.resource.state.conn == Conn.CONNECTED:
+            elif host.resource.state.disk == Disk.INCONSISTENT:
                 w.command(host, "invalidate")  # on-io-error pass_on left it so
         w.settle()
 
-    def _disk_rests(self, host: SimHost) -> None:
-        """An operator judges what has become of a disk: an attach under way may still be undone."""
-        self.world.run_until(lambda: host.resource.state.disk not in IN_PASSING)
+    def _rests(self, host: SimHost) -> None:
+        """An operator judges what has become of a disk: an attach may be undone, a resync end without some blocks."""
+        self.world.run_until(
+            lambda: host.resource.state.conn == Conn.CONNECTED and host.resource.state.disk not in IN_PASSING
+        )
 
     def _attach(self, host: SimHost) -> None:
         """Until it stays: while the peer has not heard of the disk that failed, it may be refused."""
         for _ in range(5):
             self.world.command(host, "attach", **host.open_disk())
             self.world.run(2000)
-            self._disk_rests(host)
+            self._rests(host)
             if host.resource.state.disk != Disk.DISKLESS:
                 return
 
