@@ -24,11 +24,16 @@ SHARED = (
     "own_address",
 )  # fmt: skip
 
+RATE = ("resync_rate_kib", "c_plan_ahead", "c_delay_target", "c_fill_target_sectors", "c_max_rate_kib")
+
 
 def change(r: Resource, settings: Settings) -> None:
     """New settings while running."""
     old, r.settings = r.settings, settings
     r.links.rendezvous.settings = settings
+    if any(getattr(old, name) != getattr(settings, name) for name in RATE):
+        r.sync.target.settings_changed()
+        r.sync.verify.source.settings_changed()
     changed = {name for name in SHARED if getattr(old, name) != getattr(settings, name)}
     link = r.links.link
     if changed and link is None:

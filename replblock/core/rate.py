@@ -7,6 +7,10 @@ Everything is counted in sectors of 512 bytes and steps of 100 ms (DRBD 8.4, res
 from __future__ import annotations
 
 from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from replblock.core.settings import Settings
 
 STEP_MS = 100
 
@@ -30,6 +34,11 @@ class RateController:
         self._max_rate_kib = max_rate_kib
         self.want_kib = rate_kib
         """What was wanted last, KiB/s: the `want:` figure of /proc/drbd."""
+
+    @classmethod
+    def of(cls, s: Settings) -> RateController:
+        """As these settings want it, from now on."""
+        return cls(s.resync_rate_kib, s.c_plan_ahead, s.c_delay_target, s.c_fill_target_sectors, s.c_max_rate_kib)
 
     def step(self, in_flight_sectors: int, arrived_sectors: int) -> int:
         """Sectors to request in the next 100 ms, given what is in flight and what arrived since the last step."""

@@ -373,6 +373,7 @@ class Resync:
             meta.put(meta.uuids.skip_initial_sync(theirs.current, r.state.role == Role.PRIMARY))
             meta.put_flags(0, Flag.WENT_ON_ALONE)
             meta.save_bitmap()
+            self.peer_is_like_us()  # a kernel says what it has before it retires the bitmap's generation
             r.change("skip-initial-sync", forced=True, disk=Disk.UP_TO_DATE, pdsk=Disk.UP_TO_DATE)
             r.send_state()  # an older P_STATE of ours may reach the peer after it declared both disks equal
             meta.save()

@@ -99,16 +99,18 @@ class ResyncTarget:
 
     def start(self) -> None:
         """SyncTarget began: the state is on disk."""
-        s = self._r.settings
         self.running = True
         self._ending = None
         self._position = 0
         self._failed.clear()
-        self._controller = RateController(
-            s.resync_rate_kib, s.c_plan_ahead, s.c_delay_target, s.c_fill_target_sectors, s.c_max_rate_kib
-        )
+        self._controller = RateController.of(self._r.settings)
         self._budget_sectors = self._arrived_sectors = 0
         self._step()
+
+    def settings_changed(self) -> None:
+        """Of a resync that runs, too: an operator who wants it faster wants that now."""
+        if self._controller is not None:
+            self._controller = RateController.of(self._r.settings)
 
     def stop(self) -> None:
         """Paused, or over; in a pause, whatever was asked for and still comes is taken."""

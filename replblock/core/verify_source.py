@@ -91,9 +91,7 @@ class VerifySource:
         start = self._verify.start_sector // PAGE_SECTORS if link.version >= START_SINCE_VERSION else 0
         self._first = self._position = min(start, meta.bitmap.bits - 1)
         self._digest = digest(s.verify_alg)
-        self._controller = RateController(
-            s.resync_rate_kib, s.c_plan_ahead, s.c_delay_target, s.c_fill_target_sectors, s.c_max_rate_kib
-        )
+        self._controller = RateController.of(s)
         self._budget_sectors = self._arrived_sectors = 0
         self._looked_again = self._equal_then = 0
         self._set_end()
@@ -152,6 +150,11 @@ class VerifySource:
         return f"; {self._looked_again} blocks were compared twice, {self._equal_then} of them were equal then"
 
     # --- asking ---
+
+    def settings_changed(self) -> None:
+        """Of a verify that runs, too."""
+        if self._controller is not None:
+            self._controller = RateController.of(self._r.settings)
 
     def on_timer(self) -> None:
         """Every 100 ms."""

@@ -82,3 +82,16 @@ def test_an_update_that_makes_no_sense_costs_the_connection() -> None:
     assert any("[protocol-error]" in line for line in world.b.lines)
     assert world.b.resource.settings.protocol == "C"
     world.settle()
+
+
+@pytest.mark.parametrize("what", ["resync", "verify"])
+def test_a_new_rate_holds_for_what_runs_already(what: str) -> None:
+    world = World(5, size_bytes=8 << 20, resync_rate_kib=256, c_plan_ahead=0, verify_alg="sha1").pair()
+    world.ok(world.b, "verify" if what == "verify" else "invalidate")
+    conn = Conn.VERIFY_S if what == "verify" else Conn.SYNC_TARGET
+    world.run_until(lambda: world.b.resource.state.conn == conn)
+    world.run(1000)
+    assert world.b.resource.state.conn == conn
+    adjust(world, world.b, resync_rate_kib=1 << 20)
+    world.run(2000)     # at the old rate: half a minute
+    assert world.b.resource.state.conn == Conn.CONNECTED

@@ -13,7 +13,8 @@ from tests.kernel.test_replication import STOP, WRITER, check_files
 DISK_KIB = 32 << 10
 
 
-@pytest.mark.parametrize("protocol", "ABC")
+@pytest.mark.parametrize("protocol", [pytest.param("A", marks=pytest.mark.long),
+                                      pytest.param("B", marks=pytest.mark.long), "C"])  # fmt: skip
 def test_first_sync_and_ext3(mixed: MixedPair, protocol: str) -> None:
     """Everything is sent once; files on ext3; both nodes mount it in turn, three times."""
     mixed.begin({"protocol": protocol}, first_sync=True)
@@ -38,6 +39,7 @@ def test_first_sync_and_ext3(mixed: MixedPair, protocol: str) -> None:
         machine.do("down", "r0")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["disconnected", "disconnected-by-the-peer", "unplugged"])
 @pytest.mark.parametrize("protocol", "AC")
 def test_short_outage(mixed: MixedPair, how: str, protocol: str) -> None:
@@ -60,6 +62,7 @@ def test_short_outage(mixed: MixedPair, how: str, protocol: str) -> None:
     mixed.assert_agree()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("algorithm", ["sha1", "md5", "crc32c"])
 def test_data_integrity(mixed: MixedPair, algorithm: str) -> None:
     mixed.begin({"data-integrity-alg": algorithm}, first_sync=True)
@@ -69,6 +72,7 @@ def test_data_integrity(mixed: MixedPair, algorithm: str) -> None:
     mixed.assert_agree()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("algorithm", ["sha1", "md5"])
 def test_shared_secret(mixed: MixedPair, algorithm: str) -> None:
     """With the same secret they connect; with another one both say so and do not."""
@@ -83,6 +87,7 @@ def test_shared_secret(mixed: MixedPair, algorithm: str) -> None:
     wait_until(lambda: all("cs:Connected" not in machine.proc for machine in mixed.machines), "nobody is connected")
 
 
+@pytest.mark.long
 def test_invalidate(mixed: MixedPair) -> None:
     """From the Secondary its own copy, from the Primary the other's: all of it is sent again."""
     mixed.begin()
@@ -96,6 +101,7 @@ def test_invalidate(mixed: MixedPair) -> None:
     assert all(DISK_KIB - 100 < kib < DISK_KIB for kib in resynced_kib(mixed.ours))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("who", ["primary", "secondary"])
 def test_down_and_up(mixed: MixedPair, who: str) -> None:
     """A clean stop and start: what differs is sent, nothing if nothing differs; the other one may go on meanwhile."""
@@ -120,6 +126,7 @@ def test_down_and_up(mixed: MixedPair, who: str) -> None:
     mixed.assert_agree()
 
 
+@pytest.mark.long
 def test_trim_and_zeroes(mixed: MixedPair) -> None:
     """Discarded and zeroed areas are the same on both disks."""
     mixed.begin()
@@ -130,6 +137,7 @@ def test_trim_and_zeroes(mixed: MixedPair) -> None:
     mixed.assert_agree()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("flushing", ["yes", "no"])
 @pytest.mark.parametrize("protocol", "ABC")
 def test_epochs(mixed: MixedPair, protocol: str, flushing: str) -> None:

@@ -11,6 +11,8 @@ from tests.e2e.waiting import wait_until
 from tests.kernel.mixed import MixedPair, resynced_kib, scribble, view
 from tests.kernel.pair import DISK, Machine
 
+pytestmark = pytest.mark.long
+
 SLOW: dict[str, object] = {"resync-rate": "500K", "c-plan-ahead": 0}
 OUT_OF_SYNC = 'handlers { out-of-sync "touch /run/found-out-of-sync"; }'
 
@@ -33,7 +35,7 @@ def test_checksum_based_resync(mixed: MixedPair, algorithm: str) -> None:
         assert len(said) == 1, machine.log()
         _, eliminated, transferred, total = (int(word) for word in said[0])
         assert eliminated + transferred == total == resynced_kib(mixed.ours)[-1]
-        assert 0 < transferred <= 40
+        assert 0 < transferred < eliminated
     mixed.assert_agree()
 
 
@@ -82,8 +84,10 @@ def test_online_verify(mixed: MixedPair, who: str) -> None:
     verifier.do("verify", "r0")
     wait_verified(mixed, 2)
     assert [out_of_sync_kib(machine) for machine in mixed.machines] == [20, 20]
-    wait_until(lambda: all(machine.guest.run("test", "-e", "/run/found-out-of-sync").code == 0
-                           for machine in mixed.machines), "the handler was called on both")  # fmt: skip
+    # a kernel that is asked counts a second look as another block, and is through before it hears what was found
+    told = [machine for machine in mixed.machines if machine is verifier or machine is mixed.ours]
+    wait_until(lambda: all(machine.guest.run("test", "-e", "/run/found-out-of-sync").code == 0 for machine in told),
+               lambda: f"the handler of {[machine.name for machine in told]}")  # fmt: skip
     second.do("disconnect", "r0")
     second.do("connect", "r0")
     mixed.settle()

@@ -8,6 +8,8 @@ import pytest
 from tests.kernel.mixed import MixedPair, resynced_kib, scribble
 from tests.kernel.pair import DEVICE, DISK, Machine
 
+pytestmark = pytest.mark.long
+
 #: The disk behind a mapping, which can be made to fail.
 MAP = f"""
 export DM_DISABLE_UDEV=1

@@ -15,6 +15,8 @@ from tests.kernel.network import NetworkError
 from tests.kernel.pair import DEVICE, DISK, MOUNTED, PROC, Machine, Pair, two_guests
 from tests.kernel.test_replication import STOP, WRITER, check_files, io_errors
 
+pytestmark = pytest.mark.long
+
 SLOW_WRITER = WRITER.replace("import hashlib", "import time, hashlib").replace("print(", "time.sleep(0.02); print(")
 
 

@@ -144,6 +144,7 @@ def check(mixed: MixedPair, planned: tuple[Planned, Planned]) -> list[str]:
     return wrong
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rule", DIRECTED)
 def test_every_rule(mixed: MixedPair, rule: str) -> None:
     if not mixed.config:

@@ -8,6 +8,8 @@ import pytest
 from tests.e2e.waiting import wait_until
 from tests.kernel.mixed import MixedPair, scribble
 
+pytestmark = pytest.mark.long
+
 
 def part(mixed: MixedPair, net: dict[str, object], first_writes: int, second_writes: int) -> None:
     """Both were Primary while nothing was plugged in; dados first. Both Secondary again, the cable back."""
