@@ -86,16 +86,18 @@ def door(node: Node) -> nbd.NBD:
 
 
 def write(node: Node, blocks: int = 1, text: str = "") -> None:
-    """So many blocks of the node's own, from the start of the device; flushed."""
+    """So many blocks of the node's own, from the start of the device; flushed, and nobody holds the device any more."""
     handle = door(node)
     for number in range(blocks):
         handle.pwrite((text or node.host).encode().ljust(BLOCK, b"."), number * BLOCK)
     handle.flush()
     handle.shutdown()
+    # the door's thread may need a moment to see that its client has left: until then the node cannot be demoted
+    wait_for(lambda: not node.status()["replblock-generations"]["here"]["in-use"], f"{node.host}: nobody has the device open")
 
 
 def secondary(node: Node) -> None:
-    """The door's thread may need a moment to see that its client has left."""
+    """Demotion may find the door's thread before it has seen that its client has left."""
     wait_for(lambda: node.ask("secondary")["exit_code"] == 0, f"{node.host} secondary")
 
 
