@@ -59,6 +59,8 @@ class VerifySource:
         """Blocks that differed once, and when they are asked for again."""
         self._stale: dict[int, int] = {}
         """Questions of a verify that is over, whose answers still come; the peer waits for the result of each."""
+        self._owed: list[tuple[int, bytes]] = []
+        """Results of second questions to a peer that counts results, and is through when it has one for each block."""
         self._looked_again = self._equal_then = 0
         self._run = 0
         """Of a verify that is over reads may still be under way while the next one asks for the same blocks."""
@@ -117,6 +119,7 @@ class VerifySource:
         if self._controller is None:
             return None
         reached = min([self._position, *self._asked, *self._later])
+        self._say_what_is_owed()
         self._controller = None
         self._run += 1
         self._later.clear()
@@ -300,14 +303,17 @@ class VerifySource:
         if asked.again:
             self._looked_again += 1
             self._equal_then += equal
-        if equal:
-            self._say(first, OV_IN_SYNC)
-        elif not error and not asked.again and len(self._later) < MOST_LATER:
-            self._say(first, OV_IN_SYNC)  # the peer counts answers; what is said the next time counts
+        if not equal and not error and not asked.again and len(self._later) < MOST_LATER:
             self._later[first] = self._r.host.now_ms() + LOOK_AGAIN_MS
+            if not self._counts_results:
+                self._say(first, OV_IN_SYNC)  # what is said the next time counts
         else:
-            self._verify.differs(first)
-            self._say(first, OV_OUT_OF_SYNC)
+            verdict = OV_IN_SYNC if equal else OV_OUT_OF_SYNC
+            if not equal:
+                self._verify.differs(first)
+            self._say(first, verdict)
+            if asked.again and self._counts_results:
+                self._owed.append((first, verdict))
         self._free(asked)
         if error:
             start, size = self._extent(first)
@@ -323,9 +329,25 @@ class VerifySource:
             return False
         asked = self._asked.pop(first)
         self._verify.differs(first)
+        if asked.again and self._counts_results:
+            self._say(first, OV_OUT_OF_SYNC)  # of the first time
         self._free(asked)
         self._pump()
         return True
+
+    @property
+    def _counts_results(self) -> bool:
+        """Such a peer, a kernel, hears of a block that is looked at twice when it is known what comes of it."""
+        return not self._r.secondary.ordered
+
+    def _say_what_is_owed(self) -> None:
+        """One result for each question: what came of the second ones, and what nobody will look at again."""
+        owed, self._owed = self._owed, []
+        if self._counts_results:
+            again = (first for first, asked in self._asked.items() if asked.again)
+            owed += [(first, OV_IN_SYNC) for first in (*again, *self._later)]
+        for first, verdict in owed:
+            self._say(first, verdict)
 
     def _say(self, first: int, verdict: bytes) -> None:
         link = self._r.links.link

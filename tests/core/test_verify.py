@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 
 from replblock.core.requests import Op
+from replblock.core.verify_target import VerifyTarget
 from replblock.state.names import Conn, Disk
+from replblock.wire.flags import OV_OUT_OF_SYNC
+from replblock.wire.packets import BlockAck
 from tests.core.simhost import SimHost
 from tests.core.world import MIB, World
 
@@ -241,6 +244,42 @@ def test_the_handler_is_called_on_both_nodes_where_something_was_found() -> None
     verify(world, world.a)
     world.run(100)
     assert sorted(called) == ["a out-of-sync", "b out-of-sync"]
+
+
+@pytest.mark.parametrize("primary", ["a", "b"])
+def test_a_peer_that_counts_results_hears_what_was_found_before_it_is_through(
+    primary: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel is over when it has had a result for each block, and gets one for each question all the same."""
+    heard: list[tuple[int, bool]] = []
+    on_result = VerifyTarget.on_result
+
+    def spy(self: VerifyTarget, body: memoryview) -> None:
+        ack = BlockAck.unpack(body)
+        heard.append((ack.sector // 8, ack.block_id == OV_OUT_OF_SYNC))
+        on_result(self, body)
+
+    monkeypatch.setattr(VerifyTarget, "on_result", spy)
+    world = alike(offer_ordered=False)
+    if primary == "b":
+        world.ok(world.a, "secondary")
+        world.ok(world.b, "primary")
+    rotten = (3, 4, 1000)
+    for block in rotten:
+        rot(world.b, block)
+    world.ok(world.a, "verify")
+    world.run_until(lambda: bool(world.a.resource.sync.verify.source._later))
+    ruling = world.a if primary == "a" else world.b
+    waits = world.submit(ruling, Op.WRITE, 4 * BLOCK, 512, b"w" * 512)      # to a block that is looked at twice
+    world.run_until(lambda: world.a.resource.state.conn == Conn.CONNECTED)
+    world.run(100)
+    assert world.wait(waits).errno == 0
+    blocks = world.a.resource.meta.bitmap.bits  # type: ignore[union-attr]
+    assert len(heard) == blocks + len(rotten)
+    assert sorted(block for block, _ in heard[:blocks]) == list(range(blocks))
+    assert {block for block, differs in heard[:blocks] if differs} == set(rotten)
+    assert heard[blocks:] == [entry for entry in heard[:blocks] if entry[0] in rotten]
+    assert marks(world.a) == marks(world.b) == list(rotten)
 
 
 @pytest.mark.parametrize("seed", range(6))

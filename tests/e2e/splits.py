@@ -93,7 +93,7 @@ def write(node: Node, blocks: int = 1, text: str = "") -> None:
     handle.flush()
     handle.shutdown()
     # the door's thread may need a moment to see that its client has left: until then the node cannot be demoted
-    wait_for(lambda: not node.status()["replblock-generations"]["here"]["in-use"], f"{node.host}: nobody has the device open")
+    wait_for(lambda: not node.status()["replblock-generations"]["here"]["in-use"], f"{node.host}: the device is closed")
 
 
 def secondary(node: Node) -> None:
