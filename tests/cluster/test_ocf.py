@@ -264,6 +264,26 @@ def test_monitor_has_patience_with_a_supervisor(
     assert (done.code, len(seen.read_text())) == (code, looks), done
 
 
+@pytest.mark.parametrize("back", [False, True], ids=["dead", "without-its-disk-yet"])
+def test_a_primary_whose_engine_dies_amid_a_monitor_keeps_its_score(cluster: Cluster, pair: Pair, back: bool) -> None:
+    """Role and disks are asked one after the other."""
+    primary(pair)
+    cluster.run(pair.a, "crm_attribute", "--promotion=p-r0", "--node", "alfa", "--lifetime", "reboot", "--update", "5")
+    replctl, killed_it = " ".join(pair.a.command()), cluster.directory / "killed"
+    restarted = f"{replctl} up r0 >/dev/null; {replctl} detach r0 >/dev/null" if back else ":"
+    cluster.tool("replctl", f"""
+        if [ $1 = dstate ] && ! [ -e {killed_it} ]; then
+            touch {killed_it}
+            kill -9 $(cat {pair.a.run_dir / 'r0.pid'})
+            {restarted}
+        fi
+        exec {replctl} "$@\"""")
+    cluster.more = {"REPLCTL": str(cluster.tools / "replctl")}
+    done = cluster.ocf(pair.a, "monitor", CRM_meta_role="Promoted")
+    assert killed_it.exists()
+    assert (done.code, cluster.score(pair.a)) == (PROMOTED, "5"), done
+
+
 def test_a_probe_of_what_is_down_leaves_the_scores_alone(cluster: Cluster, pair: Pair) -> None:
     cluster.run(pair.a, "crm_attribute", "--promotion=p-r0", "--node", "alfa", "--lifetime", "reboot", "--update", "5")
     assert cluster.ocf(pair.a, "monitor", interval="0").code == NOT_RUNNING
