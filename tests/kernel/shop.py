@@ -83,23 +83,27 @@ BOOT_OURS = BOOT.replace("&&", f"&& (REPLCTL=/sbin/drbdadm setsid {SUPERVISE} r0
 
 TYPE_YES = "/run/type-yes"
 CONSOLE = """
-import os, pty, select, sys
-child, terminal = pty.fork()
-if child == 0:
-    os.execvp(sys.argv[2], sys.argv[2:])
+import os, pty, select, signal, subprocess, sys
+ended, tell = os.pipe()
+if os.fork():
+    os.close(tell)
+    sys.exit(os.read(ended, 1)[0])
+# A terminal outlives what ran on it: where it ends, or who opened it, a daemon that has only just begun is hung up on.
+leader, terminal = pty.fork()
+if leader == 0:
+    os.write(tell, bytes([subprocess.call(sys.argv[2:]) & 255]))
+    signal.pause()
 typed = False
 while True:
     if select.select([terminal], [], [], 0.1)[0]:
+        said = os.read(terminal, 4096).replace(bytes([13]), bytes([10]))
         try:
-            said = os.read(terminal, 4096)
+            os.write(1, said)
         except OSError:
-            break
-        sys.stdout.write(said.decode(errors="replace").replace(chr(13), chr(10)))
-        sys.stdout.flush()
+            pass            # nobody looks any more
     if not typed and os.path.exists(sys.argv[1]):
         typed = True
         os.write(terminal, b"yes" + bytes([10]))
-sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
