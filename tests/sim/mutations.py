@@ -319,7 +319,7 @@ MUTATIONS: tuple[Mutation, ...] = (
              "if link is None or self._r.state.role != Role.PRIMARY:\n            begin(None)",
              "if True:\n            begin(None)",
              "a verify takes writes under way for differences",
-             (("core/verify_source.py", "elif not error and not asked.again and len(self._later) < MOST_LATER:",
-               "elif False:"),),
+             (("core/verify_source.py", "if not equal and not error and not asked.again and len(self._later) < MOST_LATER:",
+               "if False:"),),
              compared=True),
 )  # fmt: skip
