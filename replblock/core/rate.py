@@ -43,9 +43,8 @@ class RateController:
     def step(self, in_flight_sectors: int, arrived_sectors: int) -> int:
         """Sectors to request in the next 100 ms, given what is in flight and what arrived since the last step."""
         if not self._plan:
-            sectors = self._rate_kib * 2 * STEP_MS // 1000
-        else:
-            sectors = self._dynamic(in_flight_sectors, arrived_sectors)
+            return self._rate_kib * 2 * STEP_MS // 1000
+        sectors = self._dynamic(in_flight_sectors, arrived_sectors)
         self.want_kib = sectors // 2 * 1000 // STEP_MS
         return sectors
 
