@@ -21,11 +21,12 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "wire": frozenset(),
     "meta": frozenset(),
     "conf": frozenset(),
+    "nbd": frozenset(),
     "device": frozenset(),
     "cluster": frozenset(),
     "status": frozenset({"state"}),
     "core": frozenset({"state", "wire", "meta"}),
-    "engine": frozenset({"core", "state", "wire", "meta", "device", "status", "conf", "paths"}),
+    "engine": frozenset({"core", "state", "wire", "meta", "nbd", "device", "status", "conf", "paths"}),
     "cli": frozenset({"engine.client", "engine.launch", "conf", "status", "meta", "paths", "cluster"}),
     "nbdkit_plugin": frozenset({"engine"}),
     "paths": frozenset(),
@@ -34,7 +35,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
 # The modules of the engine that replctl uses: how to start one and how to talk to it. They stay free of the rest of it.
 CLIENT_SIDE = ("engine.client", "engine.launch")
 
-PURE = ("core", "state", "wire", "meta", "conf")
+PURE = ("core", "state", "wire", "meta", "conf", "nbd")
 
 IMPURE_MODULES = frozenset({
     "_thread", "asyncio", "concurrent", "fcntl", "mmap", "multiprocessing", "queue", "random", "sched", "secrets",

@@ -50,7 +50,6 @@ NOT_YET: tuple[tuple[str, str, str, str], ...] = (
     ("net",         "allow-two-primaries", "no",       "one node is Primary at a time; leave the option out"),
     ("replblock",   "tls",                 "no",       "use an encrypted link (WireGuard, IPsec) below it"),
     ("replblock",   "compression",         "none",     "leave the option out"),
-    ("replblock",   "door",                "nbdkit",   "leave the option out"),
 )  # fmt: skip
 """Options whose other values promise what is not built: refused, because ignoring them would be worse."""
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from replblock import device
 from replblock.device import Attached, AttachSpec, DeviceError, DeviceInUseError, Reservation
-from replblock.engine.door import Door
+from replblock.engine.doors import AnyDoor
 from replblock.engine.procfile import replace
 
 KERNEL_LEAVES_S = 3.0
@@ -92,7 +92,7 @@ class DeviceKeeper:
     def in_use(self) -> list[str]:
         return device.in_use(self.attached) if self.attached is not None else []
 
-    def detach(self, door: Door) -> None:
+    def detach(self, door: AnyDoor) -> None:
         """Let go of the device and see the last client off. Raises DeviceInUseError, with everything as it was.
 
         The door is shut already, so nobody can come in between.
@@ -116,7 +116,7 @@ class DeviceKeeper:
         self.attached = None
         self._file.unlink(missing_ok=True)
 
-    def refuse_restart(self, door: Door) -> None:
+    def refuse_restart(self, door: AnyDoor) -> None:
         """Raises DeviceInUseError if somebody uses the device and would lose it with this process."""
         attached = self.attached
         if attached is None or device.survives(attached):
@@ -166,6 +166,7 @@ class DeviceKeeper:
         left = self.left
         assert left is not None
         if device.survives(left):
+            left = left._replace(socket_path=str(self._socket_path))  # the configuration may name another door now
             self.attached = device.reattach(left)
             self.left = None
         else:

@@ -81,9 +81,10 @@ def _command(resource: str, config: Path, host: str, run: Path, plugin: Path | N
         raise LaunchError(f"{resource} is up already; see: replctl status {resource}")
     nbdkit = _nbdkit()
     socket_path = run / f"{resource}.nbd"
-    if len(os.fsencode(socket_path)) > SUN_PATH_BYTES:
+    if len(os.fsencode(run / f"{resource}.direct")) > SUN_PATH_BYTES:
         raise LaunchError(f"the path {socket_path} is too long for a socket; use a shorter REPLBLOCK_RUN")
-    socket_path.unlink(missing_ok=True)
+    for path in (socket_path, run / f"{resource}.direct"):
+        path.unlink(missing_ok=True)
     (run / f"{resource}.pid").unlink(missing_ok=True)
     try:
         plugin = plugin or paths.plugin_path()

@@ -82,6 +82,8 @@ class Loop:
         self._rung = False
         self.bells: list[int] = []
         """Eventfds of waiters whose requests were answered in this wake-up; rung at its end."""
+        self.replies: list[Any] = []
+        """Sessions of the direct door that are owed something; flushed at the end of the wake-up."""
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poll = select.epoll()
         self._poll.register(self._bell, select.EPOLLIN)
@@ -237,6 +239,10 @@ class Loop:
             self._ring()
         return False
 
+    def enqueue(self, requests: list[Request]) -> None:
+        """Requests read in this wake-up: the core gets them with those of other doors when all events are through."""
+        self._requests.append(requests)
+
     # ---- the thread
 
     def _run(self) -> None:
@@ -310,6 +316,11 @@ class Loop:
             for bell in self.bells:
                 ring(bell, 1)
             self.bells.clear()
+        while self.replies:
+            owed = self.replies[:]
+            self.replies.clear()
+            for session in owed:
+                session.flush()
 
     def _plan_sleep(self) -> None:
         """How long epoll may wait; with the lock held, because a door's thread arms timers too."""

@@ -125,10 +125,10 @@ class Resumption:
             engine.log.write("notice", "device-taken-back", f"{engine.device.kernel_device}: its users go on")
             self._decided(0, [], {"resumed": True})
             return
-        engine.door.shut("the device could not be taken back")
+        engine.doors.shut("the device could not be taken back")
 
         def demoted(found: Any) -> None:
-            engine.door.reopen()
+            engine.doors.reopen()
             self._fail("not-taken-back", str(problem), lambda: None)
 
         def failed(ignored: Exception | None) -> None:

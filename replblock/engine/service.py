@@ -18,7 +18,9 @@ from replblock.conf import NodeView, unused_notes
 from replblock.engine.arguments import wrong_argument
 from replblock.engine.control import EXIT_USAGE, Client, Control, Verb, answer
 from replblock.engine.devices import DeviceKeeper
+from replblock.engine.direct import DirectDoor
 from replblock.engine.door import Door
+from replblock.engine.doors import Doors
 from replblock.engine.guard import Guard
 from replblock.engine.handlers import Handlers
 from replblock.engine.log import Log
@@ -79,15 +81,21 @@ class Engine:
         self.core = make_core(self.settings, self.loop)
         self.loop.core = self.core
         self.seats = Seats(lambda delay_ms, call: self.post(self.loop.timer_call, "processor", delay_ms, call))
-        self.door = Door(self.loop, ("", str(self.volume)), seats=self.seats)
-        self.core.in_use = lambda: bool(self.door.clients)
+        exports = ("", str(self.volume))
+        self.door = Door(self.loop, exports, seats=self.seats)
+        self.direct: DirectDoor | None = None
+        """The door in the loop, if the configuration asks for it; nbdkit's is there in any case."""
+        if view.replblock["door"] == "direct":
+            self.direct = DirectDoor(self.loop, names.file("direct"), exports, f"{names.resource} on {names.host}")
+        self.doors = Doors(self.door, *([self.direct] if self.direct else []))
+        self.core.in_use = lambda: bool(self.doors.clients)
         self.guard = Guard(self.loop)
         self.device = DeviceKeeper(
             names.run_dir,
             names.resource,
             view.volumes[self.volume].device,
             str(view.replblock["attach"]),
-            names.file("nbd"),
+            names.file("direct" if self.direct else "nbd"),
             str(self.volume),
             log.write,
         )
@@ -139,6 +147,8 @@ class Engine:
                 self.device.reserve()
         except Exception as error:  # a node without the device still replicates; promotion will say it again
             self.log.write("warning", "no-device-yet", f"{error}")
+        if self.direct is not None:
+            self.direct.listen()
         self.loop.start(self.core)
         self.guard.start()
         self.post(self._open_for_business)
@@ -216,11 +226,13 @@ class Engine:
             self.device.release()
         except Exception as error:
             self.log.write("warning", "device-left", f"{error}")
-        for ending in ("nbd", "pid"):
+        for ending in ("nbd", "direct", "pid"):
             self.names.file(ending).unlink(missing_ok=True)
         self.log.write("info", "engine-down", "stopped in good order")
         with self.loop.lock:
             self.control.close()
+            if self.direct is not None:
+                self.direct.close()
         self.loop.stop()
         self._ended.set()
         self._leave(0)
@@ -256,6 +268,8 @@ class Engine:
     def _state_changed(self, old: Any, new: Any) -> None:
         self.post(self._publish)
         self.door.disk = self.core.disk
+        if self.direct is not None:
+            self.direct.disk = self.core.disk
         if self.resumption is not None:
             self.resumption.disk_is(new.disk)
         self._note_generation()
@@ -289,7 +303,8 @@ class Engine:
         """The core's status, with what only the engine knows."""
         status: dict[str, Any] = self.core.status()
         for item in status["devices"]:
-            item["open"] = bool(self.door.clients)
+            item["open"] = bool(self.doors.clients)
+            item["replblock-door"] = "direct" if self.direct else "nbdkit"
             item["replblock-kernel-device"] = self.device.kernel_device
             item["replblock-io"] = str(self.view.replblock["io"])
         notes = self.loop.network.notes.items()

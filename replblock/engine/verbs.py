@@ -154,11 +154,11 @@ def primary(engine: Engine, args: Args, client: Client) -> None:
             reply(0, list(found.lines), dict(found.data))
         else:
             engine.log.write("error", "attach-device-failed", str(problem))
-            engine.door.shut("the device could not be attached")
+            engine.doors.shut("the device could not be attached")
             engine.core.command("secondary", {"device_open": False}, lambda back: undone(problem))
 
     def undone(problem: Exception) -> None:
-        engine.door.reopen()
+        engine.doors.reopen()
         reply(EXIT_FATAL, [str(problem)])
 
     _aside(engine, keeper.reserve, reserved)
@@ -207,7 +207,7 @@ def stop_verb(engine: Engine, args: Args, client: Client) -> None:
 
 
 def _leave_device_then(engine: Engine, verb: str, args: Args, ended: Ended) -> None:
-    keeper, door = engine.device, engine.door
+    keeper, door = engine.device, engine.doors
     had_device = keeper.attached is not None
     door.shut(f"{verb} is under way")
 
@@ -297,7 +297,7 @@ def leave(engine: Engine, args: Args, client: Client) -> None:
         if not args.get("dry_run"):
             engine.loop.timer_call("leave", 1, engine.leave_at_once)
 
-    _aside(engine, lambda: keeper.refuse_restart(engine.door), answered)
+    _aside(engine, lambda: keeper.refuse_restart(engine.doors), answered)
 
 
 def resume(engine: Engine, args: Args, client: Client) -> None:
