@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from replblock.engine.client import NotUp, call
+from tests.doors import DOOR, SOCKETS
 from tests.e2e.waiting import PATIENCE_S, all_stopped, wait_for_end, wait_until
 
 MIB = 1 << 20
@@ -56,6 +57,7 @@ class Node:
     address: str
     enter: list[str] = field(default_factory=list)
     pids: set[int] = field(default_factory=set)
+    door: str = DOOR
     env: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -72,7 +74,7 @@ class Node:
 
     @property
     def uri(self) -> str:
-        return f"nbd+unix:///0?socket={self.run_dir}/r0.nbd"
+        return f"nbd+unix:///0?socket={self.run_dir}/r0.{SOCKETS[self.door]}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -265,7 +267,7 @@ class Pair:
                 f"    {section('net', {'protocol': 'C', **NET, **(net or {})})}\n"
                 f"    {section('disk', {**DISK, **(disk or {})})}\n"
                 f"    {section('handlers', handlers or {})}\n"
-                f"    replblock {{ attach {attach}; }}\n    {more}\n{hosts}}}\n"
+                f"    replblock {{ attach {attach}; door {node.door}; }}\n    {more}\n{hosts}}}\n"
             )
 
     def make_disks(self, size_bytes: int = 64 * MIB) -> None:

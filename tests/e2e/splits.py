@@ -81,7 +81,7 @@ def clean_pair(
 
 def door(node: Node) -> nbd.NBD:
     handle = nbd.NBD()
-    handle.connect_unix(f"{node.run}/r0.nbd")
+    handle.connect_unix(str(node.socket))
     return handle
 
 

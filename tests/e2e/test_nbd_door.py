@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The door as NBD's own tools see it: nbdinfo, nbdcopy, nbdsh's library, qemu-img."""
+"""Both doors as NBD's own tools see them: nbdinfo, nbdcopy, nbdsh's library, qemu-img."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ from typing import Any
 import nbd
 import pytest
 
+from tests.doors import SOCKETS
 from tests.e2e.pair import MIB, Pair
 
 DISK_BYTES = 32 * MIB
 
 
-@pytest.fixture
-def primary(pair: Pair) -> Pair:
-    """`a` is Primary, both UpToDate."""
+@pytest.fixture(params=SOCKETS)
+def primary(pair: Pair, request: pytest.FixtureRequest) -> Pair:
+    """`a` is Primary, both UpToDate; once for each door."""
+    for node in pair.nodes:
+        node.door = request.param
+    pair.configure()
     pair.make_disks(DISK_BYTES)
     pair.clean()
     pair.a.do("primary", "r0")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from replblock.engine import client, launch
+from tests.doors import DOOR, SOCKETS
 from tests.engine.conftest import wait_for
 
 FAKE_PLUGIN = Path(__file__).with_name("fake_plugin.py")
@@ -21,7 +22,7 @@ resource r0 {{
     net {{ protocol {protocol}; {net} }}
     disk {{ {disk} }}
     handlers {{ {handlers} }}
-    replblock {{ attach {attach}; {replblock} }}
+    replblock {{ attach {attach}; door {door}; {replblock} }}
     on alpha {{ device {device}; disk {directory}/alpha.disk; address 127.0.0.1:{ports[0]}; meta-disk internal; }}
     on beta  {{ device {device}; disk {directory}/beta.disk;  address 127.0.0.1:{ports[1]}; meta-disk internal; }}
 }}
@@ -31,11 +32,13 @@ resource r0 {{
 class Node:
     """One engine process; verbs raise AssertionError with the engine's log when they are refused unexpectedly."""
 
-    def __init__(self, directory: Path, config: Path, host: str, plugin: Path | None, device: str) -> None:
+    def __init__(self, directory: Path, config: Path, host: str, plugin: Path | None, device: str,
+                 door: str = DOOR) -> None:  # fmt: skip
         self.config = config
         self.host = host
         self.plugin = plugin
         self.device = device
+        self.door = door
         self.run = directory / f"run-{host}"
         self.disk = directory / f"{host}.disk"
         self.pid = 0
@@ -60,7 +63,12 @@ class Node:
 
     @property
     def uri(self) -> str:
-        return f"nbd+unix:///?socket={self.run}/r0.nbd"
+        return f"nbd+unix:///?socket={self.socket}"
+
+    @property
+    def socket(self) -> Path:
+        """Of the door under test."""
+        return self.run / f"r0.{SOCKETS[self.door]}"
 
     def alive(self) -> bool:
         return any(child.pid == self.pid and child.poll() is None for child in launch._children)
@@ -88,16 +96,17 @@ def make_disk_file(path: Path, size_bytes: int) -> None:
 def nodes(
     directory: Path, port: Callable[[], int], *, plugin: Path | None = None, size_bytes: int = 32 << 20,
     protocol: str = "C", net: str = "", disk: str = "", handlers: str = "", replblock: str = "",
-    attach: str = "none", device: str = "/dev/drbd0",
+    attach: str = "none", device: str = "/dev/drbd0", door: str = DOOR,
 ) -> Iterator[tuple[Node, Node]]:  # fmt: skip
     """Two nodes, configured, with metadata, not started; killed at the end."""
     config = directory / "drbd.conf"
     config.write_text(CONFIG.format(
         protocol=protocol, net=net, disk=disk, handlers=handlers, replblock=replblock, directory=directory,
-        attach=attach, device=device,
+        attach=attach, device=device, door=door,
         ports=(port(), port()),
     ))  # fmt: skip
-    pair = Node(directory, config, "alpha", plugin, device), Node(directory, config, "beta", plugin, device)
+    alpha, beta = (Node(directory, config, host, plugin, device, door) for host in ("alpha", "beta"))
+    pair = alpha, beta
     for node in pair:
         make_disk_file(node.disk, size_bytes)
     try:

@@ -53,7 +53,7 @@ def in_sync(*pair: Node) -> None:
 
 def connect(node: Node) -> nbd.NBD:
     handle = nbd.NBD()
-    handle.connect_unix(f"{node.run}/r0.nbd")
+    handle.connect_unix(os.fspath(node.socket))
     return handle
 
 

@@ -67,7 +67,7 @@ def test_pause_and_resume(tmp_path: Path, port: Callable[[], int]) -> None:
         ]  # fmt: skip
 
         handle = nbd.NBD()
-        handle.connect_unix(f"{alpha.run}/r0.nbd")
+        handle.connect_unix(os.fspath(alpha.socket))
         handle.pwrite(b"written in the pause".ljust(4096, b"."), SIZE - (4 << 20))
         handle.flush()
         handle.shutdown()
@@ -106,7 +106,7 @@ def test_checksums_spare_what_is_equal(tmp_path: Path, port: Callable[[], int]) 
             node.do("connect")
         wait_for(lambda: "ds:UpToDate/UpToDate" in proc(beta), "the first resync")
         handle = nbd.NBD()
-        handle.connect_unix(f"{alpha.run}/r0.nbd")
+        handle.connect_unix(os.fspath(alpha.socket))
         for megabyte in range(30):
             handle.pwrite(os.urandom(1 << 20), megabyte << 20)
         handle.flush()
@@ -142,7 +142,7 @@ def in_sync(
             node.do("connect")
         wait_for(lambda: "ds:UpToDate/UpToDate" in proc(pair[1]), "the first resync")
         handle = nbd.NBD()
-        handle.connect_unix(f"{pair[0].run}/r0.nbd")
+        handle.connect_unix(os.fspath(pair[0].socket))
         for megabyte in range(30):
             handle.pwrite(os.urandom(1 << 20), megabyte << 20)
         handle.flush()
@@ -192,7 +192,7 @@ def test_verify_under_load_progress_and_stop(tmp_path: Path, port: Callable[[], 
         assert replctl(beta, "verify", "--start", "0", "--stop", "8000s", "r0").returncode == 0
         wait_for(lambda: "cs:VerifyS" in proc(beta) and "cs:VerifyT" in proc(alpha), "the verify")
         handle = nbd.NBD()
-        handle.connect_unix(f"{alpha.run}/r0.nbd")
+        handle.connect_unix(os.fspath(alpha.socket))
         seen = ""
         while "cs:VerifyS" in proc(beta):
             seen = proc(beta) if "verified:" in proc(beta) else seen
