@@ -37,6 +37,8 @@ _BLOCK_SIZE_INFO = struct.Struct(">HIII")
 _LEGACY_EXPORT = struct.Struct(">QH")
 _LEGACY_ZEROES = bytes(124)
 _U16, _U32 = struct.Struct(">H"), struct.Struct(">I")
+_CLIENT_FLAGS = int(ServerFlag.FIXED_NEWSTYLE | ServerFlag.NO_ZEROES)
+"""A plain number: the complement of an IntFlag has only bits that have names."""
 
 
 class Export(NamedTuple):
@@ -102,7 +104,7 @@ class Negotiation:
             if len(held) < _U32.size:
                 return False
             (flags,) = _U32.unpack_from(held)
-            if flags & ~(ServerFlag.FIXED_NEWSTYLE | ServerFlag.NO_ZEROES):
+            if flags & ~_CLIENT_FLAGS:
                 raise ProtocolError(f"a client with the unknown flags {flags:#x}")
             self._no_zeroes = bool(flags & ServerFlag.NO_ZEROES)
             self._greeted = True
@@ -135,7 +137,7 @@ class Negotiation:
                 raise Refusal(Rep.ERR_UNSUP, f"option {option} is not known here")
             answer(self, option, body)
         except Refusal as refusal:
-            self._reply(option, refusal.reply, refusal.text.encode()[:MAX_STRING_BYTES])
+            self._reply(option, refusal.reply, _shortened(refusal.text))
 
     def _reply(self, option: int, reply: Rep, body: bytes = b"") -> None:
         self.out.append(_REPLY.pack(OPTION_REPLY_MAGIC, option, reply, len(body)) + body)
@@ -145,12 +147,13 @@ class Negotiation:
     def _legacy(self, body: bytes) -> None:
         """NBD_OPT_EXPORT_NAME knows no refusal but the end of the connection."""
         try:
-            export = self._look_up(_name(body))
+            name = _name(body)
+            export = self._look_up(name)
         except Refusal as refusal:
             raise ProtocolError(refusal.text) from None
         zeroes = b"" if self._no_zeroes else _LEGACY_ZEROES
         self.out.append(_LEGACY_EXPORT.pack(export.size_bytes, self._flags(export)) + zeroes)
-        self._choose(export)
+        self._choose(export, name)
 
     def _abort(self, option: int, body: bytes) -> None:
         self._reply(option, Rep.ACK)
@@ -224,10 +227,10 @@ class Negotiation:
         """NBD_FLAG_SEND_DF means something only beside structured replies."""
         return export.flags | (Transmission.SEND_DF if self.structured else 0)
 
-    def _choose(self, export: Export, asked: str | None = None) -> None:
+    def _choose(self, export: Export, asked: str) -> None:
         """Contexts hold only for the very name they were set for."""
         self.chosen = export
-        self.allocation = asked is not None and asked == self._context_of
+        self.allocation = asked == self._context_of
 
 
 Answer = Callable[[Negotiation, int, bytes], None]
@@ -246,10 +249,17 @@ ANSWERS: dict[int, Answer] = {
 def _name(raw: bytes) -> str:
     if len(raw) > MAX_STRING_BYTES:
         raise Refusal(Rep.ERR_INVALID, f"a name of {len(raw)} bytes")
+    if 0 in raw:
+        raise Refusal(Rep.ERR_INVALID, "a name with a NUL in it")
     try:
         return raw.decode()
     except UnicodeDecodeError:
         raise Refusal(Rep.ERR_INVALID, "a name that is not UTF-8") from None
+
+
+def _shortened(text: str) -> bytes:
+    """As much of it as a string may have; whole characters."""
+    return text.encode()[:MAX_STRING_BYTES].decode(errors="ignore").encode()
 
 
 def _counted_name(body: bytes, at: int) -> tuple[str, int]:
