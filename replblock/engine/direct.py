@@ -7,11 +7,11 @@ No thread and no wake-up per request: one wake-up reads many requests, the core 
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import os
 import select
 import socket
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,10 @@ BACKLOG = 16
 MAX_SESSIONS = 128
 """Beyond it whoever has not chosen an export yet has to go, the oldest first, or the new one."""
 COMPLAIN_MS = 10_000
+ACCEPT_AGAIN_MS = 1000
+"""After the process had no descriptor left for a client."""
+SHOWN_CHARACTERS = 64
+"""Of a name that is not known here."""
 MEMORY_SHARE = 32
 
 
@@ -104,32 +108,42 @@ class DirectDoor:
         assert self._listener is not None
         try:
             sock, _ = self._listener.accept()
-        except OSError:
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
+                # level-triggered: without a pause this would spin
+                self.complain("accept-failed", f"cannot accept an NBD client: {error.strerror}")
+                self._loop.poll.modify(self._listener.fileno(), 0)
+                self._loop.timer_call("direct-accept", ACCEPT_AGAIN_MS, self._accept_again)
             return
-        if len(self._sessions) >= MAX_SESSIONS:
-            idle = next((one for one in self._sessions.values() if not one.opened), None)
+        idle = [one for one in self._sessions.values() if not one.opened]
+        if len(idle) + len(self._open) >= MAX_SESSIONS:
             self.complain("door-refused", f"NBD client refused: {MAX_SESSIONS} are here already")
-            if idle is None:
+            if not idle:
                 sock.close()
                 return
-            idle.end()
+            idle[0].end()
         sock.setblocking(False)
         session = Session(self, sock)
         self._sessions[session.fd] = session
         self._loop.watch(session.fd, session.handle)
         self._loop.poll.register(session.fd, select.EPOLLIN)
 
+    def _accept_again(self) -> None:
+        if self._listener is not None:
+            self._loop.poll.modify(self._listener.fileno(), select.EPOLLIN)
+
     def look_up(self, name: str) -> Export:
         """What a client may open. Raises Refusal, with the reason in the log."""
         if name not in self._known:
-            raise self._refuse(Rep.ERR_UNKNOWN, f"there is no volume '{name}' here, only {self._known[-1]}")
+            shown = repr(name[:SHOWN_CHARACTERS])
+            raise self._refuse(Rep.ERR_UNKNOWN, f"there is no volume {shown} here, only {self._known[-1]}")
         if self._shut:
             raise self._refuse(Rep.ERR_SHUTDOWN, self._shut)
         if not self._loop.core.doors_open:
             raise self._refuse(
                 Rep.ERR_POLICY, "this node is not primary; run: replctl primary, or ask the other node"
             )
-        return Export(name, self.size_bytes, FLAGS, BLOCK_SIZES, self._description)
+        return Export(self._known[-1], self.size_bytes, FLAGS, BLOCK_SIZES, self._description)
 
     def _refuse(self, reply: Rep, text: str) -> Refusal:
         self.complain("door-refused", f"NBD client refused: {text}")
@@ -156,6 +170,10 @@ class DirectDoor:
         """With those of other clients of this wake-up."""
         self._loop.enqueue(requests)
 
+    def later(self, call: Callable[[], None]) -> None:
+        """In the next wake-up, which comes at once."""
+        self._loop.later(call)
+
     def wants(self, session: Session, mask: int) -> None:
         self._loop.poll.modify(session.fd, mask)
 
@@ -176,22 +194,34 @@ class DirectDoor:
         if session.ended and not session.unanswered:
             self._open.discard(session)
 
-    def prefetch(self, offset_bytes: int, length_bytes: int) -> None:
-        """NBD_CMD_CACHE: a hint for the local disk, if there is one to read from."""
+    def prefetch(self, session: Session, cookie: int, offset_bytes: int, length_bytes: int) -> None:
+        """NBD_CMD_CACHE: a hint for the local disk, if there is one to read from. It may block, too."""
         descriptor = self._descriptor()
-        if descriptor is not None:
-            with contextlib.suppress(OSError):
-                os.posix_fadvise(descriptor.fd, offset_bytes, length_bytes, os.POSIX_FADV_WILLNEED)
+        if descriptor is None:
+            session.answer(cookie, 0)
+        else:
+            self._aside(self._fetch, descriptor, session, cookie, offset_bytes, length_bytes)
+
+    def _fetch(self, descriptor: Any, session: Session, cookie: int, offset_bytes: int, length_bytes: int) -> None:
+        problem = 0
+        try:
+            os.posix_fadvise(descriptor.fd, offset_bytes, length_bytes, os.POSIX_FADV_WILLNEED)
+        except OSError as error:
+            problem = error.errno or errno.EIO
+        self._loop.post(session.answer, cookie, problem)
 
     def look_at_extents(self, session: Session, cookie: int, offset_bytes: int, length_bytes: int, one: bool) -> None:
         """NBD_CMD_BLOCK_STATUS: in a thread, because file systems read their maps from the disk for it."""
         descriptor = self._descriptor()
         if descriptor is None:
             session.answer_extents(cookie, everything(length_bytes))
-            return
+        else:
+            self._aside(self._look, descriptor, session, cookie, offset_bytes, length_bytes, one)
+
+    def _aside(self, job: Callable[..., None], *args: Any) -> None:
         if self._looker is None:
-            self._looker = Pool("replblock-extents", 1)
-        self._looker.put(partial(self._look, descriptor, session, cookie, offset_bytes, length_bytes, one))
+            self._looker = Pool("replblock-looker", 1)
+        self._looker.put(job, *args)
 
     def _look(self, descriptor: Any, session: Session, cookie: int, offset_bytes: int, length_bytes: int,
               one: bool) -> None:  # fmt: skip

@@ -33,26 +33,25 @@ MAX_UNANSWERED_BYTES = 16 << 20
 MAX_RANGE_BYTES = 128 << 20
 """Of one trim or zeroing for the core; longer ones are split."""
 
-NBD_ERRORS = frozenset({
-    errno.EPERM, errno.EIO, errno.ENOMEM, errno.EINVAL, errno.ENOSPC, errno.EOVERFLOW, errno.ENOTSUP, errno.ESHUTDOWN,
-})  # fmt: skip
-"""What the protocol knows; their numbers are Linux's."""
+NBD_ERRORS = {
+    **{number: number for number in (errno.EPERM, errno.ENOMEM, errno.EINVAL, errno.ENOSPC, errno.ESHUTDOWN)},
+    errno.EROFS: errno.EPERM, errno.EDQUOT: errno.ENOSPC, errno.EFBIG: errno.ENOSPC,
+}  # fmt: skip
+"""The protocol's words, with Linux's numbers; all else is EIO. EOVERFLOW and ENOTSUP answer what we do not offer."""
 
-ALLOWED_FLAGS = {
-    Cmd.READ: CmdFlag.DF | CmdFlag.FUA,
-    Cmd.WRITE: CmdFlag.FUA,
-    Cmd.FLUSH: CmdFlag.FUA,
-    Cmd.TRIM: CmdFlag.FUA,
-    Cmd.CACHE: CmdFlag.FUA,
-    Cmd.WRITE_ZEROES: CmdFlag.FUA | CmdFlag.NO_HOLE,
-    Cmd.BLOCK_STATUS: CmdFlag.REQ_ONE | CmdFlag.FUA,
-}
-"""FUA is allowed with every request and means something with those that write (nbd/doc/proto.md)."""
+WRONG_FLAGS: dict[int, int] = {
+    kind: ~int(CmdFlag.FUA | allowed) for kind, allowed in (
+        (Cmd.READ, CmdFlag.DF), (Cmd.WRITE, 0), (Cmd.FLUSH, 0), (Cmd.TRIM, 0), (Cmd.CACHE, 0),
+        (Cmd.WRITE_ZEROES, CmdFlag.NO_HOLE), (Cmd.BLOCK_STATUS, CmdFlag.REQ_ONE),
+    )
+}  # fmt: skip
+"""FUA is allowed with every request and means something with those that write (nbd/doc/proto.md). Plain numbers: the
+complement of an IntFlag has only bits that have names."""
 
 
 def nbd_error(number: int) -> int:
     """The protocol's word for an errno."""
-    return number if not number or number in NBD_ERRORS else errno.EIO
+    return NBD_ERRORS.get(number, errno.EIO) if number else 0
 
 
 class One(Request):
@@ -87,13 +86,12 @@ class Whole:
         self._left -= 1
         if not self._left:
             session = self.session
-            if self.op == Op.READ and not self.errno:
-                length = sum(one.length_bytes for one in self.parts)
+            length = sum(one.length_bytes for one in self.parts)
+            if self.op in (Op.READ, Op.WRITE):
                 session.unanswered_bytes -= length
+            if self.op == Op.READ and not self.errno:
                 session.answer_read(self.cookie, self.parts[0].offset_bytes, length, [one.data for one in self.parts])
             else:
-                if self.op == Op.WRITE:
-                    session.unanswered_bytes -= sum(one.length_bytes for one in self.parts)
                 session.answer(self.cookie, self.errno, self.op == Op.READ)
 
 
@@ -101,8 +99,8 @@ class Session:
     """Runs with the engine's lock held. Ends when the client goes, or breaks the protocol."""
 
     __slots__ = (
-        "_decoder", "_dirty", "_door", "_leaving", "_mask", "_negotiation", "_out", "_out_bytes", "_recv_bytes",
-        "_sock", "_structured", "allocation", "ended", "fd", "opened", "unanswered", "unanswered_bytes",
+        "_decoder", "_dirty", "_door", "_later", "_leaving", "_mask", "_negotiation", "_out", "_out_bytes",
+        "_recv_bytes", "_sock", "_structured", "allocation", "ended", "fd", "opened", "unanswered", "unanswered_bytes",
     )  # fmt: skip
 
     def __init__(self, door: DirectDoor, sock: socket.socket) -> None:
@@ -117,6 +115,8 @@ class Session:
         """In the transmission phase: it counts as a client of the device."""
         self.ended = False
         self._leaving = False
+        self._later: list[Asked] = []
+        """Read already, but beyond the bounds: they wait until others are answered."""
         self.unanswered = 0
         self.unanswered_bytes = 0
         self._out: list[Buffer] = []
@@ -169,8 +169,10 @@ class Session:
             self._negotiate(self._negotiation, data)
 
     def _negotiate(self, negotiation: Negotiation, data: bytes) -> None:
-        negotiation.receive(data)
-        self._say()
+        try:
+            negotiation.receive(data)
+        finally:
+            self._say()
         if negotiation.closed:
             self._leaving = True
         elif negotiation.chosen is not None:
@@ -191,11 +193,20 @@ class Session:
             self._mark()
 
     def _take(self, asked: list[Asked]) -> None:
-        """Requests become the core's."""
+        """Requests become the core's, as many as the bounds have it: one read may bring thousands of large ones."""
+        if self._later:
+            self._later += asked
+            return
         requests: list[Request] = []
         size_bytes = self._door.size_bytes
         answered = self._answered
-        for kind, flags, cookie, offset, length, payload in asked:
+        bytes_at_most = self._door.bytes_at_most
+        following = iter(asked)
+        for one_asked in following:
+            if self.unanswered > MAX_UNANSWERED or self.unanswered_bytes + self._out_bytes > bytes_at_most:
+                self._later = [one_asked, *following]
+                break
+            kind, flags, cookie, offset, length, payload = one_asked
             if kind == Cmd.DISC:
                 self._leaving = True
                 break
@@ -233,17 +244,24 @@ class Session:
             elif kind == Cmd.BLOCK_STATUS:
                 self._door.look_at_extents(self, cookie, offset, length, bool(flags & CmdFlag.REQ_ONE))
             else:
-                self._door.prefetch(offset, length)
-                self.answer(cookie, 0)
+                self._door.prefetch(self, cookie, offset, length)
         if requests:
             self._door.submit(requests)
         if self._leaving or self._too_much():
             self._mark()
 
+    def _take_later(self) -> None:
+        """Those that were read before their turn."""
+        later, self._later = self._later, []
+        self._take(later)
+        self._mark()
+
     def _problem(self, kind: int, flags: int, offset: int, length: int, size_bytes: int) -> int:
         """An errno for a request that cannot be, whatever the data."""
-        allowed = ALLOWED_FLAGS.get(kind)  # type: ignore[call-overload]
-        if allowed is None or flags & ~allowed or (kind == Cmd.BLOCK_STATUS and not self.allocation):
+        wrong = WRONG_FLAGS.get(kind)
+        if wrong is None or flags & wrong or (kind == Cmd.BLOCK_STATUS and not self.allocation):
+            return errno.EINVAL
+        if flags & CmdFlag.DF and not self._structured:
             return errno.EINVAL
         if kind == Cmd.FLUSH:
             return errno.EINVAL if offset or length else 0
@@ -338,7 +356,10 @@ class Session:
         if self._leaving and not self.unanswered and not out:
             self.end()
             return
-        reading = not self._leaving and not self._too_much()
+        too_much = self._too_much()
+        if self._later and not too_much:
+            self._door.later(self._take_later)
+        reading = not (self._leaving or self._later or too_much)
         mask = (select.EPOLLIN if reading else 0) | (select.EPOLLOUT if out else 0)
         if mask != self._mask:
             self._mask = mask
@@ -351,6 +372,7 @@ class Session:
         """The connection is gone; what is under way still has to be answered by the core before the client is."""
         if not self.ended:
             self.ended = True
+            self._later.clear()
             self._out.clear()
             self._out_bytes = 0
             self._door.forget(self)

@@ -25,7 +25,8 @@ from replblock.nbd.names import (
 )
 
 MAX_PAYLOAD_BYTES = 32 << 20
-"""Of one write: what we announce as the largest block; the payload of a longer one is passed over."""
+"""Of one write: what we announce as the largest block; a longer one comes out without its payload, when all of that
+has gone by (an answer that came before would be one to a request that was not made yet: libnbd gives up then)."""
 ROOM_FROM_BYTES = 32 << 10
 """If less than this of a payload is missing it comes with the next read; else that goes straight into its place."""
 
@@ -73,16 +74,21 @@ class Decoder:
 
     def receive(self, data: bytes) -> list[Asked]:
         """Raises ProtocolError on the first byte that cannot be right."""
+        found: list[Asked] = []
         if self._pass_over:
             skipped = min(self._pass_over, len(data))
             self._pass_over -= skipped
+            if self._pass_over:
+                return found
+            assert self._began is not None
+            found.append(Asked(*self._began))
+            self._began = None
             data = data[skipped:]
         if self._held:
             data = b"".join((self._held, data))
             self._held = b""
         view = memoryview(data)
         at, end = 0, len(data)
-        found: list[Asked] = []
         size, unpack = REQUEST.size, REQUEST.unpack_from
         while end - at >= size:
             magic, flags, kind, cookie, offset, length = unpack(data, at)
@@ -95,10 +101,11 @@ class Decoder:
             begin = at + size
             missing = begin + length - end
             if length > MAX_PAYLOAD_BYTES:
-                found.append(Asked(kind, flags, cookie, offset, length))
                 if missing > 0:
                     self._pass_over = missing
+                    self._began = (kind, flags, cookie, offset, length)
                     return found
+                found.append(Asked(kind, flags, cookie, offset, length))
                 at = begin + length
             elif missing <= 0:
                 at = begin + length

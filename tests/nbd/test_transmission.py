@@ -109,6 +109,15 @@ def test_a_write_that_is_too_long_is_passed_over(cut: int) -> None:
     assert fed([data[:cut], data[cut:]]) == wanted
 
 
+def test_a_write_that_is_too_long_is_no_request_before_its_end() -> None:
+    """Whoever answered it earlier would answer what libnbd has not asked yet, and libnbd would hang up."""
+    decoder = Decoder()
+    data = write(7, 512, bytes(OVER))
+    assert decoder.receive(data[:28]) == decoder.receive(data[28:-1]) == []
+    (found,) = decoder.receive(data[-1:])
+    assert (found.cookie, found.length_bytes, bytes(found.payload)) == (7, OVER, b"")
+
+
 def test_the_longest_write_is_whole() -> None:
     payload = bytes(range(256)) * (MAX_PAYLOAD_BYTES // 256)
     data = write(1, 0, payload) + request(c.FLUSH, 2)
