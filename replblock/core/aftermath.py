@@ -43,6 +43,8 @@ class Aftermath:
     def __init__(self, resource: Resource) -> None:
         self._r = resource
         self._freezes = 0
+        self._not_flushed: MetaStore | None = None
+        """Of a Primary that was demoted without a flush: its activity log counts until that is made up for."""
 
     def note_on_disk(self, meta: MetaStore, old: State, new: State, promotion_forced: bool) -> None:
         before = meta.superblock
@@ -54,6 +56,8 @@ class Aftermath:
         flags = metadata_flags(new, int(meta.flags), crashed_primary=self._r.attachment.crashed_primary)
         if new.conn == Conn.WF_BITMAP_S and new.peer == Role.PRIMARY:
             flags |= Flag.PRIMARY_IND  # the peer still works on our disk alone, until its bitmap says what it lacks
+        if self._not_flushed is meta:
+            flags |= Flag.PRIMARY_IND
         if Flag(before.flags) & ~Flag(flags) & Flag.PRIMARY_IND:
             meta.save_bitmap()  # the activity log does not count any more: what it covered stands in the bitmap first
         if new.conn >= Conn.CONNECTED:
@@ -100,6 +104,29 @@ class Aftermath:
             self._r.secondary.hold_until(lambda go_on: meta.save(lambda error: go_on()))
         elif not (worse or log_counts):
             meta.save()
+
+    def demote_as_it_is(self) -> None:
+        """A policy's verdict: this Primary is none any more, whatever its device's users say.
+
+        What was acknowledged by both disks may be in this one's cache only, and the peer's log does not cover it:
+        data before metadata, here too.
+        """
+        r = self._r
+        meta = self._not_flushed = r.meta
+        r.primary.ready = False
+        r.change("after-sb-demote", forced=True, role=Role.SECONDARY)
+
+        def flushed(error: int) -> None:
+            if r.meta is not meta or meta is None:
+                return
+            if error:
+                r.disk_failed(error, "flushing after the demotion by a policy")
+            else:
+                self._not_flushed = None
+                self.note_on_disk(meta, r.state, r.state, False)
+
+        if meta is not None:
+            meta.flush(flushed)
 
     def _note_changes_of_our_own(self, meta: MetaStore, new: State) -> None:
         """A resync that was cut off leaves its bitmap in use, and no new generation is minted then.

@@ -195,8 +195,7 @@ class Resync:
         if decision.demote or discarded:
             r.primary.give_up()  # what waits for an answer is given up with the rest
         if decision.demote:
-            r.primary.ready = False
-            r.change("after-sb-demote", forced=True, role=Role.SECONDARY)
+            r.aftermath.demote_as_it_is()
         return judged
 
     def call_handlers(self, decision: Decision) -> None:

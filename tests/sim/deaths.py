@@ -158,7 +158,8 @@ class Deaths(Answers):
             ledger.unnoticed |= (self.ledger(node.peer).acked - ledger.acked) | ledger.dropped_cache
             ledger.unnoticed |= self._not_flushed(node) if node.platter.spoiled else set()
             there = node.peer.state
-            if not (node.peer.on and there.conn >= Conn.CONNECTED and there.pdsk < Disk.INCONSISTENT):  # it was told
+            told = node.peer.on and there.conn >= Conn.CONNECTED and there.pdsk < Disk.INCONSISTENT
+            if not told or there.disk == Disk.DISKLESS:  # what it is told counts with a disk to note it on
                 ledger.forgiven |= ledger.unnoticed
         self.check(node, "after it died")
         block = unmarked(*self.sim.nodes)

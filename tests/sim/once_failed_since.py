@@ -420,4 +420,23 @@ FOUND = (
           {"blocks": 2, "delay_ms": 30, "slow_ms": 30, "batch": 0.3},
           (("wait", "a", None, 300), ("write", "a", (0, 8, False), 40, 3921970687), ("fail", "a", "write"),
            ("detach_force", "b", None, 20, 617724165), ("write", "a", (0, 8, False)))),
+    Found("told-without-a-disk-to-note-it-on",
+          "a Primary whose peer had just been detached failed a flush, its metadata could not be written, and it was "
+          "killed: as after a power loss it is the source (the oracle took the diskless peer for one that knew)",
+          {"blocks": 2, "slow_ms": 2},
+          (("write", "a", (0, 8, False), 40), ("flush", "a", None, 40), ("fail", "a", "flush"),
+           ("write", "a", (8, 8, False)), ("write", "a", (1, 8, False), 3, 2442302702), ("detach", "b", None, 2),
+           ("heal", "b", None, 2, 2027444193), ("fail", "a", "meta", 3), ("flush", "b"),
+           ("read", "b", (0, 2, False), 8), ("kill", "a"))),
+    Found("demoted-by-a-policy-without-a-flush",
+          "what both disks had acknowledged was in the cache of a Primary that a split-brain policy demoted: its "
+          "activity log counted no more, nothing was marked, and a power loss left a difference",
+          {"after_sb_0pri": "discard-older-primary", "after_sb_1pri": "violently-as0p",
+           "after_sb_2pri": "call-pri-lost-after-sb", "batch": 0.05, "blocks": 16, "offer_ordered": False,
+           "slow_ms": 30, "slow_share": 0.0},
+          (("up", "b", None, 12000), ("write", "a", (80, 16, False)), ("write", "b", (121, 7, False)),
+           ("write", "a", (120, 1, False)), ("write", "b", (125, 3, False)), ("read", "a", (80, 2, False), 40),
+           ("primary", "b"), ("cut_one_way", "a"), ("wait", "a", None, 700), ("mend", "b"),
+           ("up", "b", None, 0, 2908288884), ("secondary", "b"), ("fuse", "a", (5, True), 1),
+           ("read", "b", (0, 1, False), 15, 1742405989))),
 )  # fmt: skip
