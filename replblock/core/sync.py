@@ -178,8 +178,8 @@ class Resync:
             if not told:
                 r.handshake.send_uuids()
             r.send_state()
-        elif own.disk == Disk.NEGOTIATING and r.state.disk != Disk.NEGOTIATING:
-            r.send_state()
+        elif r.state.disk != own.disk and (own.disk == Disk.NEGOTIATING or r.state.disk < own.disk):
+            r.send_state()  # worse: else a source without a disk takes this one, without a resync, for good
         if conn is not None:
             self._begin()
 

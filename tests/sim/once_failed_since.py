@@ -439,4 +439,11 @@ FOUND = (
            ("primary", "b"), ("cut_one_way", "a"), ("wait", "a", None, 700), ("mend", "b"),
            ("up", "b", None, 0, 2908288884), ("secondary", "b"), ("fuse", "a", (5, True), 1),
            ("read", "b", (0, 1, False), 15, 1742405989))),
+    Found("target-that-is-worse-without-its-source",
+          "a crashed Primary was detached while it connected: the target to be was Inconsistent then, and did not say; "
+          "promoted without a disk, the other one wrote to it as to a good copy",
+          {"batch": 0.05, "blocks": 2},
+          (("disconnect", "a", None, 0, 1996222897), ("fuse", "a", (5, False)),
+           ("write", "b", (0, 16, False), 15, 3327052563), ("up", "a", None, 15, 2176407759), ("detach", "a", None, 40),
+           ("primary", "a", None, 40), ("write", "b", (0, 8, False), 300))),
 )  # fmt: skip
