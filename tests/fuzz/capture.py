@@ -18,7 +18,9 @@ from replblock.wire.stream import StreamDecoder
 from tests.core.simhost import Pipe
 from tests.core.world import World
 from tests.fuzz.mutate import CORPUS
+from tests.fuzz.target_nbd import STARTS
 from tests.fuzz.target_wire import STREAMS, VERSIONS
+from tests.nbd import speaker as nbd
 
 CONF = Path(__file__).resolve().parent.parent / "conf" / "corpus"
 MOST_BYTES = 3000
@@ -29,6 +31,20 @@ CONTROL_LINES = (
     b'{"verb":"log_level","args":{"level":"debug"}}', b'{"verb":"wait_sync","args":{"timeout_s":"x"}}', b'[]', b'"x"',
     b'{"verb":"new_current_uuid","args":{"clear_bitmap":true}}', b'{"verb":"invalidate"}', b'{"verb":["a"],"args":[]}',
     b'{"verb":"net_options","args":{"settings":{"protocol":"Z"}}}', b"{" * 40, b"[" * 3000, b"nul\0l", b"1e999",
+)
+
+NBD_OPTIONS = (
+    nbd.option(nbd.LIST), nbd.go(b"0", 1, 2, 3, number=nbd.INFO), nbd.go(b"secondary", 3), nbd.go(b"7"),
+    nbd.option(nbd.STRUCTURED), nbd.contexts(nbd.LIST_CONTEXTS, b"0"), nbd.option(nbd.STARTTLS),
+    nbd.contexts(nbd.SET_CONTEXTS, b"0", b"base:allocation", b"qemu:dirty-bitmap:x"),
+    nbd.contexts(nbd.LIST_CONTEXTS, b"0", b"base:"),
+)
+NBD_REQUESTS = (
+    nbd.request(nbd.READ, 1, 0, 512), nbd.request(nbd.READ, 2, 1024, 1536, flags=nbd.DF), nbd.write(3, 512, b"w" * 512),
+    nbd.write(4, 0, b"xyz" * 512, nbd.FUA), nbd.request(nbd.FLUSH, 5), nbd.request(nbd.TRIM, 6, 4096, 16384),
+    nbd.request(nbd.ZEROES, 7, 0, 65536, flags=nbd.NO_HOLE), nbd.request(nbd.CACHE, 8, 0, 4096),
+    nbd.request(nbd.STATUS, 9, 0, 65536, flags=nbd.REQ_ONE), nbd.request(nbd.STATUS, 10, 4096, 8192),
+    nbd.request(nbd.READ, 11, 65024, 1024), nbd.request(nbd.READ, 12, 0, 2048) * 8, nbd.request(nbd.FLUSH, 13) * 12,
 )
 
 
@@ -131,6 +147,14 @@ def main() -> None:
         save("meta-bitmap", f"noise{number}", rng.randbytes(100))
         save("wire-bitmap", f"noise{number}", rng.randbytes(100))
         save("wire-typed", f"noise{number}", rng.randbytes(200))
+    rng = random.Random(21)
+    for number in range(len(STARTS)):
+        save("nbd", f"options{number}", bytes((0, 0, number)) + nbd.hello() + b"".join(rng.sample(NBD_OPTIONS, 5))
+             + nbd.go(b"0") + b"".join(rng.sample(NBD_REQUESTS, 5)))  # fmt: skip
+        talk = b"".join(rng.sample(NBD_REQUESTS, 8)) + nbd.request(nbd.DISC, 0)
+        save("nbd", f"requests{number}", bytes((number, 0, number)) + talk)
+    save("nbd", "abort", bytes(3) + nbd.hello() + nbd.option(nbd.LIST) + nbd.option(nbd.ABORT))
+    save("nbd", "too-long", bytes((3, 0, 0)) + nbd.write(1, 0, bytes(2560)) + nbd.request(nbd.FLUSH, 2))
 
 
 if __name__ == "__main__":

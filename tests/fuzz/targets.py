@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from tests.fuzz import target_conf, target_control, target_core, target_meta, target_wire
+from tests.fuzz import target_conf, target_control, target_core, target_meta, target_nbd, target_wire
 
 
 class Target(NamedTuple):
@@ -29,4 +29,5 @@ TARGETS: dict[str, Target] = {
     "meta-image": Target(target_meta.image, 1000),
     "conf": Target(target_conf.conf, 500),
     "control": Target(target_control.control, 600),
+    "nbd": Target(target_nbd.nbd, 1200),
 }
