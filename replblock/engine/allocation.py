@@ -36,11 +36,13 @@ def extents(fd: int, offset_bytes: int, length_bytes: int, most: int = MAX_EXTEN
                 continue
             hole = os.lseek(fd, data, os.SEEK_HOLE)
             stop = min(end, -(-hole // SECTOR_BYTES) * SECTOR_BYTES)
+            if stop <= at:
+                break           # no answer to rely on
             found.append(Extent(stop - at, 0))
             at = stop
     except OSError:
-        return found or everything(length_bytes)
-    return found
+        pass
+    return found or everything(length_bytes)
 
 
 def _seek_data(fd: int, at: int, end: int) -> int:

@@ -79,15 +79,19 @@ class Heard(NamedTuple):
     error: str
 
 
-def machines(pieces: list[bytes]) -> Heard:
-    """Negotiation, then transmission. The bounds hold after every piece; nothing but ProtocolError is raised."""
+def machines(pieces: list[bytes]) -> tuple[Heard, int]:
+    """Negotiation, then transmission, until the client has left; and how many bytes that took.
+
+    The bounds hold after every piece; nothing but ProtocolError is raised.
+    """
     negotiation, decoder = Negotiation(("0",), look_up), Decoder()
     requests: list[Asked] = []
-    error = ""
+    error, left, fed = "", False, 0
     try:
         for data in pieces:
-            if negotiation.closed:
+            if negotiation.closed or left:
                 break
+            fed += len(data)
             if not negotiation.chosen:
                 negotiation.receive(data)
                 assert sum(map(len, negotiation.out)) < MOST_SAID
@@ -103,6 +107,7 @@ def machines(pieces: list[bytes]) -> Heard:
                     room[:count] = data[:count]
                     new, data = decoder.took(count), data[count:]
                 requests += new
+                left = left or any(one.kind == c.DISC for one in new)
                 assert len(decoder._held) < 28 + PAYLOAD and (decoder.room is None or not decoder._held)
     except ProtocolError as problem:
         error = str(problem)
@@ -111,7 +116,7 @@ def machines(pieces: list[bytes]) -> Heard:
         assert len(one.payload) == (one.length_bytes if one.kind == c.WRITE and one.length_bytes <= PAYLOAD else 0)
     plain = [one._replace(payload=bytes(one.payload)) for one in requests]
     return Heard(b"".join(negotiation.out), plain, negotiation.chosen is not None, negotiation.structured,
-                 negotiation.allocation, negotiation.closed, error)  # fmt: skip
+                 negotiation.allocation, negotiation.closed, error), fed  # fmt: skip
 
 
 class Bench:
@@ -273,12 +278,13 @@ def nbd(data: bytes) -> None:
     start, chance = feed.one_of(STARTS), random.Random(feed.below(65536))
     stream = start + feed.rest(1 << 16)
     with scaled():
-        single = machines([stream[i : i + 1] for i in range(len(stream))])
+        single, fed = machines([stream[i : i + 1] for i in range(len(stream))])
+        stream = stream[:fed]   # who has left says nothing: whether it is heard depends on the pieces
         pieces, at = [], 0
         while at < len(stream):
             pieces.append(stream[at : at + chance.choice(SIZES)])
             at += len(pieces[-1])
-        for other in (machines(pieces), machines([stream])):
+        for other, _ in (machines(pieces), machines([stream])):
             if single.error:  # requests that came in one piece with the error are not carried out
                 assert other.requests == single.requests[: len(other.requests)]
                 other = other._replace(requests=single.requests)
