@@ -261,7 +261,7 @@ class Session:
         wrong = WRONG_FLAGS.get(kind)
         if wrong is None or flags & wrong or (kind == Cmd.BLOCK_STATUS and not self.allocation):
             return errno.EINVAL
-        if flags & CmdFlag.DF and not self._structured:
+        if flags and flags & CmdFlag.DF and not self._structured:
             return errno.EINVAL
         if kind == Cmd.FLUSH:
             return errno.EINVAL if offset or length else 0
