@@ -95,7 +95,7 @@ def test_failed_reads_do_not_count_for_ever(served: Served) -> None:
 
 
 def test_one_request_larger_than_the_bound_is_served(served: Served) -> None:
-    served.in_loop(lambda: setattr(served.door, "bytes_at_most", MIB))
+    served.door.bytes_at_most = MIB
     client = served.entered()
     for _ in range(3):
         assert client.ask(c.write(1, 0, b"l" * 8 * MIB)).error == 0
@@ -254,6 +254,19 @@ def test_garbage_ends_its_own_connection_only(served: Served, log: Lines, name: 
     assert other.ask(c.request(c.FLUSH, 1)).error == 0
     wait_for(lambda: served.door.clients == 1)
     assert len(log.lines) == 1
+
+
+def test_garbage_behind_requests_under_way(served: Served) -> None:
+    """They are the core's: their client counts until they are answered, though there is nobody to answer to."""
+    served.core.holds = lambda request: True
+    client = served.entered()
+    client.send(c.write(1, 0, b"w" * 512))
+    wait_for(lambda: served.core.held)
+    client.send(b"garbage" * 10)
+    assert client.until_closed() == b""
+    assert not served.in_loop(lambda: served.door.shut("secondary is under way"))
+    served.release()
+    wait_for(lambda: served.door.clients == 0)
 
 
 def test_what_was_answered_before_the_garbage_is_said(served: Served) -> None:
