@@ -31,13 +31,17 @@ def wait_for(condition: Callable[[], Any], what: str = "the condition") -> Any:
 
 @pytest.fixture
 def port() -> Callable[[], int]:
-    """Ports nobody listens on."""
+    """Ports nobody listens on, another one each time (the kernel may well offer the same one again)."""
+    given: set[int] = set()
 
     def free() -> int:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            number: int = probe.getsockname()[1]
-            return number
+        while True:
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                number: int = probe.getsockname()[1]
+            if number not in given:
+                given.add(number)
+                return number
 
     return free
 
