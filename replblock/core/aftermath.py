@@ -53,6 +53,7 @@ class Aftermath:
         if clears_crashed_primary(old, new):
             self._r.attachment.crashed_primary = False
             meta.put_flags(0, Flag.LOST_WRITES)
+            self._r.handshake.crash_is_history()
         flags = metadata_flags(new, int(meta.flags), crashed_primary=self._r.attachment.crashed_primary)
         if new.conn == Conn.WF_BITMAP_S and new.peer == Role.PRIMARY:
             flags |= Flag.PRIMARY_IND  # the peer still works on our disk alone, until its bitmap says what it lacks

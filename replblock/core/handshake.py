@@ -314,6 +314,12 @@ class Handshake:
             self.expose_peers_data()
             r.sync.on_peer_uuids_changed()
 
+    def crash_is_history(self) -> None:
+        """The peer forgets it in the same moment, and does not send P_UUIDS to say so: a later attach goes by these."""
+        if self.peer_uuids is not None:
+            word = self.peer_uuids.flags & ~(flags.UUID_CRASHED_PRIMARY | flags.UUID_LOST_WRITES)
+            self.peer_uuids = self.peer_uuids._replace(flags=word)
+
     def expose_peers_data(self) -> None:
         """Without a disk, the data our users see is the peer's, once it is good: they are shown nothing older."""
         r = self._r

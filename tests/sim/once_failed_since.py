@@ -446,4 +446,9 @@ FOUND = (
           (("disconnect", "a", None, 0, 1996222897), ("fuse", "a", (5, False)),
            ("write", "b", (0, 16, False), 15, 3327052563), ("up", "a", None, 15, 2176407759), ("detach", "a", None, 40),
            ("primary", "a", None, 40), ("write", "b", (0, 8, False), 300))),
+    Found("crash-of-before-the-resync",
+          "a disk was attached again, and its node still took the peer, its source since, for a crashed Primary: it "
+          "waited for a resync that the other one saw no reason for",
+          {"blocks": 16},
+          (("kill", "a"), ("mend", "b"), ("pause", "a"), ("detach", "b", None, 8), ("stall", "a", 50, 8))),
 )  # fmt: skip
