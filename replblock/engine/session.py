@@ -164,6 +164,8 @@ class Session:
         elif self._negotiation is None:
             if count == self._recv_bytes:
                 self._recv_bytes = min(2 * count, RECV_MAX_BYTES)
+            elif count < self._recv_bytes >> 3 and self._recv_bytes > RECV_MIN_BYTES:
+                self._recv_bytes >>= 1  # a large buffer for a small read is given back at a price
             self._take(self._decoder.receive(data))
         else:
             self._negotiate(self._negotiation, data)
