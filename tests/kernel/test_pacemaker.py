@@ -149,8 +149,8 @@ def test_death_of_the_source(cluster: Cluster) -> None:
     target = cluster.partner(active)
     cluster.switch.cut(target.guest)
     wait_until(lambda: active.constraints() == [active.name], active.status, SERVICE_S)
-    writer = day.write(active)
-    writer.wait_for(lambda lines: len(lines) >= 300, "enough is written")
+    writer = day.write(active, files=400)        # more than half a minute at this rate, and room left for the client
+    writer.wait()
     cluster.switch_on(target)
     target.wait_state("cs:SyncTarget")
     cluster.both_online()
@@ -237,12 +237,12 @@ class Day:
         self._writers = 0
         self._rows: list[Row] = []      # those of which is not known yet whether anything was lost
 
-    def write(self, member: Member) -> Command:
+    def write(self, member: Member, files: int = 100_000) -> Command:
         """A program on the server that syncs each file; into a directory of its own."""
         self._writers += 1
         place = f"{PLACE}/{self._writers}"
         member.sh(f"mkdir {place} && sync {PLACE}")
-        writer = member.begin_python(WRITER, place, "100000", "100000", STOP)
+        writer = member.begin_python(WRITER, place, str(files), "100000", STOP)
         writer.wait_for(lambda lines: len(lines) >= 30, "files are written")
         return writer
 

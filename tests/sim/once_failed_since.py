@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Still more of `once_failed.py`: the newest. What is found is appended, seeds refer to the first ones by number."""
+"""Still more of `once_failed.py`, and full: the newest go to `once_failed_lately.py`. Seeds refer to these by number."""
 
 from __future__ import annotations
 
@@ -420,35 +420,4 @@ FOUND = (
           {"blocks": 2, "delay_ms": 30, "slow_ms": 30, "batch": 0.3},
           (("wait", "a", None, 300), ("write", "a", (0, 8, False), 40, 3921970687), ("fail", "a", "write"),
            ("detach_force", "b", None, 20, 617724165), ("write", "a", (0, 8, False)))),
-    Found("told-without-a-disk-to-note-it-on",
-          "a Primary whose peer had just been detached failed a flush, its metadata could not be written, and it was "
-          "killed: as after a power loss it is the source (the oracle took the diskless peer for one that knew)",
-          {"blocks": 2, "slow_ms": 2},
-          (("write", "a", (0, 8, False), 40), ("flush", "a", None, 40), ("fail", "a", "flush"),
-           ("write", "a", (8, 8, False)), ("write", "a", (1, 8, False), 3, 2442302702), ("detach", "b", None, 2),
-           ("heal", "b", None, 2, 2027444193), ("fail", "a", "meta", 3), ("flush", "b"),
-           ("read", "b", (0, 2, False), 8), ("kill", "a"))),
-    Found("demoted-by-a-policy-without-a-flush",
-          "what both disks had acknowledged was in the cache of a Primary that a split-brain policy demoted: its "
-          "activity log counted no more, nothing was marked, and a power loss left a difference",
-          {"after_sb_0pri": "discard-older-primary", "after_sb_1pri": "violently-as0p",
-           "after_sb_2pri": "call-pri-lost-after-sb", "batch": 0.05, "blocks": 16, "offer_ordered": False,
-           "slow_ms": 30, "slow_share": 0.0},
-          (("up", "b", None, 12000), ("write", "a", (80, 16, False)), ("write", "b", (121, 7, False)),
-           ("write", "a", (120, 1, False)), ("write", "b", (125, 3, False)), ("read", "a", (80, 2, False), 40),
-           ("primary", "b"), ("cut_one_way", "a"), ("wait", "a", None, 700), ("mend", "b"),
-           ("up", "b", None, 0, 2908288884), ("secondary", "b"), ("fuse", "a", (5, True), 1),
-           ("read", "b", (0, 1, False), 15, 1742405989))),
-    Found("target-that-is-worse-without-its-source",
-          "a crashed Primary was detached while it connected: the target to be was Inconsistent then, and did not say; "
-          "promoted without a disk, the other one wrote to it as to a good copy",
-          {"batch": 0.05, "blocks": 2},
-          (("disconnect", "a", None, 0, 1996222897), ("fuse", "a", (5, False)),
-           ("write", "b", (0, 16, False), 15, 3327052563), ("up", "a", None, 15, 2176407759), ("detach", "a", None, 40),
-           ("primary", "a", None, 40), ("write", "b", (0, 8, False), 300))),
-    Found("crash-of-before-the-resync",
-          "a disk was attached again, and its node still took the peer, its source since, for a crashed Primary: it "
-          "waited for a resync that the other one saw no reason for",
-          {"blocks": 16},
-          (("kill", "a"), ("mend", "b"), ("pause", "a"), ("detach", "b", None, 8), ("stall", "a", 50, 8))),
 )  # fmt: skip

@@ -8,14 +8,14 @@ from contextlib import nullcontext
 import pytest
 
 from replblock.state.names import Conn, Disk
-from tests.sim import once_failed, once_failed_since, once_failed_too
+from tests.sim import once_failed, once_failed_lately, once_failed_since, once_failed_too
 from tests.sim.false_alarms import FALSE_ALARMS, Found
 from tests.sim.history import Event, History
 from tests.sim.play import Player
 from tests.sim.shrink import play
 from tests.sim.watch import Broken
 
-FOUND = once_failed.FOUND + once_failed_too.FOUND + once_failed_since.FOUND
+FOUND = once_failed.FOUND + once_failed_too.FOUND + once_failed_since.FOUND + once_failed_lately.FOUND
 
 
 @pytest.mark.parametrize("found", FOUND + FALSE_ALARMS, ids=lambda f: f.name)
