@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Still more of `once_failed.py`, and full: the newest go to `once_failed_lately.py`. Seeds refer to these by number."""
+"""Still more of `once_failed.py`, and full: the newest go to `once_failed_lately.py`. Seeds name these by number."""
 
 from __future__ import annotations
 
