@@ -140,7 +140,7 @@ def test_deaths(cluster: Cluster) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.cluster(resync_rate="300K")
+@pytest.mark.cluster(resync_rate="600K")
 def test_death_of_the_source(cluster: Cluster) -> None:
     """A node that is only half resynced must not have the service, whatever happens to the other."""
     day = Day(cluster)
