@@ -13,7 +13,14 @@ from collections.abc import Callable
 from typing import Protocol
 
 from replblock.core.metastore import MetaStore
-from replblock.meta.activity_log import CONTEXT_PER_BLOCK, UPDATES_PER_BLOCK, pack_transaction, position
+from replblock.meta.activity_log import (
+    CONTEXT_PER_BLOCK,
+    UPDATES_PER_BLOCK,
+    initialized_block,
+    pack_transaction,
+    position,
+)
+from replblock.meta.geometry import Geometry
 
 EXTENT_BYTES_LOG2 = 22
 FREE_SLOT = 0xFFFFFFFF
@@ -126,6 +133,21 @@ class ActivityLog:
         """It may be written again."""
         self._busy = False
         self.commit()
+
+    def moved(self, g: Geometry) -> list[bytes]:
+        """All blocks of a log that begins anew in another place, and names what the old one does.
+
+        A transaction that is on its way to the old place is in it: until the new superblock is durable the old log
+        counts, and from then on this one.
+        """
+        blocks = [initialized_block()] * (g.al_stripes * g.al_stripe_size_4k)
+        context = self._context
+        self._number = self._context_start = 0
+        for start in range(0, len(context), CONTEXT_PER_BLOCK):
+            block = pack_transaction(self._number, [], start, context[start : start + CONTEXT_PER_BLOCK], len(context))
+            blocks[position(self._number, g.al_stripes, g.al_stripe_size_4k)] = block
+            self._number += 1
+        return blocks
 
     def _evict(self, victims: list[int], wanted: list[int]) -> None:
         """Data before bitmap before log: only then is the extent's state told without the log.

@@ -66,6 +66,7 @@ class Admin:
             "net_options": self._net_options, "new_current_uuid": self._new_current_uuid,
             "suspend_io": self._suspend_io, "resume_io": self._resume_io, "verify": resource.sync.verify.command,
             "wait_connect": self.waits.wait_connect, "wait_sync": self.waits.wait_sync,
+            "resize": partial(resource.resizing.command, self),
         }  # fmt: skip
 
     def command(self, verb: str, args: dict[str, Any], reply: Reply) -> None:

@@ -279,6 +279,9 @@ class Handshake:
         self.peer_sizes = theirs
         if not theirs.d_size_sectors:
             self.show_state()  # no disk, no data to compare; it may be waiting for our state, too
+        if r.resizing.takes(theirs):
+            r.resizing.on_sizes(theirs)
+            return
         own = r.disk.data_sectors if r.meta is not None and r.disk is not None else 0
         limits = [n for n in (own, theirs.d_size_sectors, r.settings.size_sectors, theirs.u_size_sectors) if n]
         if own or theirs.d_size_sectors:

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from replblock.meta.geometry import Geometry
+
 PENDING = -1
 """Returned by a disk call that will answer later through its `done`."""
 
@@ -62,6 +64,12 @@ class Disk(Protocol):
 
     def meta_read(self, offset_bytes: int, length_bytes: int) -> bytes:
         """Read metadata, synchronously; used only while attaching. Raises OSError."""
+
+    def measure(self) -> Geometry:
+        """What the devices offer now, and where metadata would belong; changes nothing. Raises OSError."""
+
+    def adopt(self, geometry: Geometry) -> None:
+        """From now on the areas lie there. Calls made before are carried out where they were meant to be."""
 
     def close(self) -> None:
         """Give the device back; no call is under way."""

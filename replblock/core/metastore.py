@@ -15,6 +15,7 @@ from replblock.state.uuids import Generations
 
 BLOCK_BYTES = 4096
 BLOCK_BITS = 8 * BLOCK_BYTES
+BLOCK_SECTORS = 8
 WRITE_BATCH_BLOCKS = 256
 
 
@@ -85,6 +86,16 @@ class MetaStore:
         self.superblock = self.superblock._replace(la_size_sectors=size_sectors)
         if bits_of(size_sectors) != self.bitmap.bits:
             self.bitmap.resize(bits_of(size_sectors), True)
+
+    def grow(self, size_sectors: int, set_new: bool) -> None:
+        """The device became larger. The bitmap is on disk before the size: a crash between leaves the old size."""
+        old = self.la_size_sectors
+        self.superblock = self.superblock._replace(la_size_sectors=size_sectors)
+        self.bitmap.resize(bits_of(size_sectors), set_new)
+        if set_new and old % BLOCK_SECTORS:
+            self.bitmap.set_range(old // BLOCK_SECTORS, old // BLOCK_SECTORS + 1)
+        self.save_bitmap()
+        self.save()
 
     # --- clearing ---
 
@@ -186,6 +197,30 @@ class MetaStore:
             self.disk.meta_write([(base + BLOCK_BYTES * n, self._block(n)) for n in batch], self._then(None))
         last = [(base + BLOCK_BYTES * n, self._block(n)) for n in batches[-1]]
         self.disk.meta_write(last, self._then(done))
+
+    @property
+    def settling(self) -> bool:
+        """The superblock in memory is ahead of what may stand on disk: it waits for a flush."""
+        return self._behind_flush is not None
+
+    def move(self, geometry: Geometry, log: Callable[[Geometry], list[bytes]] | None, done: Done) -> None:
+        """The metadata device grew: everything is written where it belongs now, the superblock last.
+
+        Until that one is durable the old place counts, with all that was written there. `log`: the activity log in
+        its new place; None where only the room for the bitmap changed.
+        """
+        self.geometry = geometry
+        self.superblock = self.superblock._replace(
+            md_size_sectors=geometry.md_size_sectors,
+            al_offset_sectors=geometry.al_offset_sectors,
+            bm_offset_sectors=geometry.bm_offset_sectors,
+        )
+        if log is not None:
+            self.bitmap.mark_changed(range(self.bitmap.n_blocks))
+            self.save_bitmap()
+            blocks = [(geometry.al_offset_bytes + BLOCK_BYTES * n, block) for n, block in enumerate(log(geometry))]
+            self.disk.meta_write(blocks, self._then(None))
+        self.save(done)
 
     def settle(self, done: Done) -> None:
         """After `load`: bitmap, an empty activity log and the superblock, marked as in use, in this order."""

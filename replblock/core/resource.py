@@ -24,6 +24,7 @@ from replblock.core.primary import PrimaryPath
 from replblock.core.remembered import Remembered
 from replblock.core.report import report
 from replblock.core.requests import Op, Request
+from replblock.core.resizing import Resizing
 from replblock.core.secondary import SecondaryPath
 from replblock.core.settings import Settings
 from replblock.core.sync import Resync
@@ -75,6 +76,9 @@ class Resource:
         self.primary = PrimaryPath(self)
         self.secondary = SecondaryPath(self)
         self.sync = Resync(self)
+        self.resizing = Resizing(self)
+        self.resized: Callable[[], None] = lambda: None
+        """Called when the device became larger; the engine, which has what is attached to it, replaces it."""
         self.admin = Admin(self)
         self.consent = Consent(self, self.admin)
         self._when_idle: list[Callable[[], None]] = []
@@ -106,7 +110,8 @@ class Resource:
     @property
     def disk_idle(self) -> bool:
         """No read or write of the local disk is under way, nor of the metadata of one that is gone."""
-        return self.attachment.idle and self.primary.disk_idle and self.secondary.idle and self.sync.disk_idle
+        idle = self.attachment.idle and self.primary.disk_idle and self.secondary.idle and self.sync.disk_idle
+        return idle and self.resizing.idle
 
     def flush_disk(self, done: Callable[[int], None]) -> None:
         """fdatasync of the local disk, which is there."""
@@ -404,6 +409,7 @@ class Resource:
                 self.change("reconnecting", forced=True, conn=Conn.WF_CONNECTION)
         self.primary.resolve(lost)
         self.admin.connection_lost()
+        self.resizing.connection_lost()
         if self.meta is not None:
             self.meta.save_bitmap()
 

@@ -21,7 +21,8 @@ from replblock.core.host import PENDING, Buffer, Done, ReadDone
 from replblock.engine.backing import SECTOR_BYTES, Descriptor, reopen, size_sectors
 from replblock.engine.pool import Batcher, Pool
 from replblock.engine.zeroing import zero_range
-from replblock.meta.geometry import Geometry
+from replblock.meta.errors import MetadataError
+from replblock.meta.geometry import SLOT_SECTORS, Geometry, Placement, of
 
 POOL_THREADS = 4
 CLOSE_PATIENCE_S = 0.5
@@ -150,6 +151,22 @@ class FileDisk:
             offset_bytes += len(part)
             length_bytes -= len(part)
         return b"".join(parts)
+
+    def measure(self) -> Geometry:
+        g = self.geometry
+        try:
+            return of(
+                Placement(g.kind, g.superblock_offset_bytes // (SLOT_SECTORS * SECTOR_BYTES)),
+                size_sectors(self._meta), size_sectors(self._data), g.al_stripes, g.al_stripe_size_4k,
+            )  # fmt: skip
+        except MetadataError as error:
+            raise OSError(errno.ENOSPC, error.text) from None
+
+    def adopt(self, geometry: Geometry) -> None:
+        self.geometry = geometry
+        self.data_sectors = geometry.data_sectors
+        self.device_sectors = size_sectors(self._data)
+        self._limit = geometry.data_sectors * SECTOR_BYTES
 
     def close(self) -> None:
         for worker in (self._pool, self._flusher, self._meta_writer):

@@ -48,6 +48,12 @@ class SimDisk:
         self.fail_flushes = False
         self.fail_meta = False
 
+    def enlarge(self, more_bytes: int, junk: bytes = b"") -> None:
+        """The backing device grows, under an engine or without one."""
+        more = (junk * (more_bytes // max(1, len(junk)) + 1))[:more_bytes] if junk else bytes(more_bytes)
+        self.content += more
+        self.durable += more
+
     def put(self, offset: int, data: bytes, durable: bool = False) -> None:
         """A write reaches the cache; with `durable` the medium too."""
         assert offset + len(data) <= len(self.content)
@@ -227,6 +233,12 @@ class OpenDisk:
 
     def meta_read(self, offset: int, length: int) -> bytes:
         return bytes(self.platter.content[offset : offset + length])
+
+    def measure(self) -> Geometry:
+        return internal(len(self.platter.content) // 512)
+
+    def adopt(self, geometry: Geometry) -> None:
+        self.data_sectors, self.device_sectors = geometry.data_sectors, len(self.platter.content) // 512
 
     def close(self) -> None:
         self.open = False

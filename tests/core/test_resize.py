@@ -1,0 +1,303 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`resize` while connected: both disks grew, the device follows, and the new area is the same on both in the end."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+
+from replblock.core.requests import Op
+from replblock.meta.errors import MetadataError
+from replblock.meta.geometry import INTERNAL, check, internal
+from replblock.meta.superblock import Superblock
+from replblock.state.names import Conn
+
+from .world import MIB, SimHost, World
+
+MORE = 4 * MIB
+
+
+def enlarged(seed: int = 1, a: int = MORE, b: int = MORE, **changes: Any) -> World:
+    """A pair in sync on disks that grew by so much, with different junk in what is new."""
+    world = World(seed, **changes)
+    world.pair()
+    for host, more, junk in ((world.a, a, b"\xaa" * 512), (world.b, b, b"\xbb" * 512)):
+        host.disk.enlarge(more, junk)
+    return world
+
+
+def largest(world: World) -> int:
+    return min(internal(len(host.disk.content) // 512).data_sectors for host in (world.a, world.b))
+
+
+def said(host: SimHost, words: str) -> bool:
+    return any(words in line for line in host.lines)
+
+
+def superblock(host: SimHost) -> Superblock:
+    """As it stands at the end of the disk, which must be where it belongs."""
+    sectors = len(host.disk.durable) // 512
+    g = internal(sectors)
+    block = Superblock.unpack(bytes(host.disk.durable[g.superblock_offset_bytes : g.superblock_offset_bytes + 4096]))
+    check(block, INTERNAL, sectors)
+    return block
+
+
+def grown(world: World, size_sectors: int) -> None:
+    """Both have the size, in memory and on disk; the data is the same to its end."""
+    world.run_until(lambda: all(h.resource.size_sectors == size_sectors for h in (world.a, world.b)))
+    world.settle()
+    for host in (world.a, world.b):
+        assert host.resource.meta is not None
+        assert host.resource.meta.bitmap.count == 0
+        assert superblock(host).la_size_sectors == size_sectors
+    size = size_sectors * 512
+    assert world.a.disk.data(size) == world.b.disk.data(size)
+
+
+@pytest.mark.parametrize("by", ["a", "b"])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_new_area_is_copied_from_the_primary(seed: int, by: str) -> None:
+    """Whichever node is told to."""
+    world = enlarged(seed)
+    before = world.a.resource.size_sectors
+    size = largest(world)
+    assert size > before
+    world.ok(getattr(world, by), "resize")
+    grown(world, size)
+    tail = bytes(world.a.disk.content[size * 512 - 4096 : size * 512])
+    assert tail == b"\xaa" * 4096
+    assert said(world.a, "Began resync as SyncSource") and said(world.b, "Began resync as SyncTarget")
+    written = world.write(world.a, size * 512 - 8192, b"n" * 8192)
+    world.settle()
+    assert written.errno == 0
+    assert bytes(world.b.disk.content[size * 512 - 8192 : size * 512]) == b"n" * 8192
+
+
+@pytest.mark.parametrize("by", ["a", "b"])
+def test_assumed_clean_nothing_is_copied(by: str) -> None:
+    world = World(3)
+    world.pair()
+    for host in (world.a, world.b):
+        host.disk.enlarge(MORE)
+    begun = len([line for line in world.lines if "Began resync" in line])
+    world.ok(getattr(world, by), "resize", assume_clean=True)
+    grown(world, largest(world))
+    assert len([line for line in world.lines if "Began resync" in line]) == begun
+
+
+def test_the_smaller_disk_decides() -> None:
+    world = enlarged(1, MORE, MORE // 2)
+    world.ok(world.a, "resize")
+    grown(world, largest(world))
+
+
+def test_a_size_that_was_ordered() -> None:
+    world = enlarged()
+    wanted = world.a.resource.size_sectors + 2048
+    world.ok(world.b, "resize", size_sectors=wanted)
+    grown(world, wanted)
+    world.ok(world.a, "resize")
+    grown(world, largest(world))
+
+
+def test_only_one_disk_grew() -> None:
+    """Nothing happens, and the answer says why."""
+    world = enlarged(1, MORE, 0)
+    before = world.a.resource.size_sectors
+    answer = world.command(world.a, "resize")
+    assert answer.exit_code == 0 and "the size stays" in answer.lines[0]
+    grown_a = superblock(world.a)
+    assert grown_a.la_size_sectors == before == world.a.resource.size_sectors == world.b.resource.size_sectors
+    world.b.disk.enlarge(MORE)
+    world.ok(world.b, "resize")
+    grown(world, largest(world))
+
+
+def refused(world: World, host: SimHost, words: str, code: int, **args: Any) -> None:
+    """With this exit code; and nothing changed."""
+    before = host.resource.size_sectors, host.resource.settings, host.resource.state, host.resource.meta.geometry
+    answer = world.command(host, "resize", **args)
+    assert answer.exit_code == code and words in "\n".join(answer.lines), answer
+    assert before == (host.resource.size_sectors, host.resource.settings, host.resource.state,
+                      host.resource.meta.geometry)
+
+
+def test_refusals() -> None:
+    world = enlarged()
+    size = world.a.resource.size_sectors
+    refused(world, world.a, "(170)", 10, size_sectors=size - 8)
+    refused(world, world.a, "(111)", 10, size_sectors=1 << 30)
+    world.ok(world.a, "secondary")
+    refused(world, world.a, "(131)", 10)
+    world.ok(world.a, "primary")
+    world.ok(world.b, "detach")
+    refused(world, world.a, "(-5)", 11)
+    answer = world.command(world.b, "resize")
+    assert answer.exit_code == 10 and "(138)" in answer.lines[0]
+
+
+def test_not_during_a_resync() -> None:
+    world = enlarged()
+    world.ok(world.a, "invalidate_remote")
+    refused(world, world.a, "(130)", 10)
+    refused(world, world.b, "(130)", 10)
+
+
+def test_too_little_growth_to_move_the_metadata() -> None:
+    """The new place would lie over the old one."""
+    world = enlarged(1, 4096, 4096)
+    refused(world, world.a, "(116)", 10)
+    world = enlarged(1, MORE, 4096)
+    answer = world.command(world.a, "resize")
+    assert answer.exit_code == 0 and "the size stays" in answer.lines[0]
+    assert said(world.b, "its old size counts")
+
+
+def test_a_disk_that_shrank() -> None:
+    world = World(1)
+    world.pair()
+    del world.a.disk.content[-MIB:]
+    refused(world, world.a, "(170)", 10)
+
+
+def test_alone() -> None:
+    """By order only; the generation of a Primary alone brings the new area to the peer."""
+    world = enlarged()
+    for host in (world.a, world.b):
+        if host.resource.state.conn != Conn.STANDALONE:
+            world.ok(host, "disconnect")
+    before = world.a.resource.size_sectors
+    answer = world.command(world.a, "resize")
+    assert answer.exit_code == 0 and "not connected" in answer.lines[0]
+    assert world.a.resource.size_sectors == before == superblock(world.a).la_size_sectors
+    refused(world, world.b, "(131)", 10, assume_peer_has_space=True)
+    world.ok(world.a, "resize", assume_peer_has_space=True)
+    size = internal(len(world.a.disk.content) // 512).data_sectors
+    assert world.a.resource.size_sectors == size
+    world.ok(world.b, "detach")
+    world.b.disk.geometry = geometry_of(world.b)
+    moved_offline(world.b)
+    world.ok(world.b, "attach", **world.b.open_disk())
+    for host in (world.a, world.b):
+        world.ok(host, "connect")
+    grown(world, size)
+
+
+def geometry_of(host: SimHost) -> Any:
+    """Where an engine that starts now finds the metadata: at the end, else where it was before the disk grew."""
+    sectors = len(host.disk.content) // 512
+    new = internal(sectors)
+    try:
+        at = new.superblock_offset_bytes
+        check(Superblock.unpack(bytes(host.disk.content[at : at + 4096])), INTERNAL, sectors)
+    except MetadataError:
+        return host.disk.geometry
+    return new
+
+
+def moved_offline(host: SimHost) -> None:
+    """As check-resize does."""
+    old, new = host.disk.geometry, internal(len(host.disk.content) // 512)
+    if old == new:
+        return
+    c = host.disk.content
+    bm = bytes(c[old.bm_offset_bytes : old.bm_offset_bytes + old.bm_size_bytes])
+    log = bytes(c[old.al_offset_bytes : old.al_offset_bytes + old.al_size_bytes])
+    block = Superblock.unpack(bytes(c[old.superblock_offset_bytes : old.superblock_offset_bytes + 4096]))
+    block = block._replace(md_size_sectors=new.md_size_sectors, bm_offset_sectors=new.bm_offset_sectors)
+    for at, data in ((new.bm_offset_bytes, bm.ljust(new.bm_size_bytes, b"\0")), (new.al_offset_bytes, log),
+                     (new.superblock_offset_bytes, block.pack())):  # fmt: skip
+        c[at : at + len(data)] = data
+    host.disk.durable[:] = c
+    host.disk.geometry = new
+
+
+def test_the_activity_log_moves_with_the_rest() -> None:
+    """What is hot stays hot: a crash right after the move finds it."""
+    world = enlarged()
+    world.write(world.a, 5 * MIB, b"h" * 4096)
+    world.settle()
+    world.ok(world.a, "resize")
+    grown(world, largest(world))
+    hot = set(world.a.resource.attachment.activity.hot)
+    assert 1 in hot
+    world.kill(world.a)
+    world.a.disk.geometry = geometry_of(world.a)
+    world.up(world.a, connect=False)
+    assert said(world.a, f"{len(hot)} extents of 4 MiB")
+
+
+DEATHS = list(itertools.product("ab", (0, 1, 2, 3, 5, 8, 12, 20, 40), (True, False), "ab"))
+
+
+@pytest.mark.parametrize(("by", "after_ms", "power", "who"), DEATHS)
+def test_a_node_dies_on_the_way(by: str, after_ms: int, power: bool, who: str) -> None:
+    """At any moment: its metadata is found, by the old or the new size, and the pair comes to the new one."""
+    world = enlarged(after_ms)
+    size = largest(world)
+    world.write(world.a, 4096, b"before".ljust(4096))
+    world.flush(world.a)
+    world.settle()
+    victim = getattr(world, who)
+    answers: list[Any] = []
+    getattr(world, by).resource.command("resize", {}, answers.append)
+    getattr(world, by).finish()
+    world.run(after_ms)
+    world.kill(victim, power)
+    world.run(20_000)
+    victim.disk.geometry = geometry_of(victim)
+    moved_offline(victim)
+    world.up(victim)
+    if victim is world.a:
+        world.run_until(lambda: world.a.resource.state.conn >= Conn.CONNECTED)
+        world.settle()
+        world.ok(world.a, "primary")
+    world.settle()
+    assert world.a.resource.size_sectors == world.b.resource.size_sectors
+    if world.a.resource.size_sectors != size:
+        world.ok(world.b, "resize")
+    grown(world, size)
+    assert bytes(world.b.disk.content[4096:4102]) == b"before"
+
+
+@pytest.mark.parametrize("after_ms", [0, 1, 2, 3, 5, 8, 12, 20, 40])
+@pytest.mark.parametrize("by", ["a", "b"])
+def test_the_connection_breaks_on_the_way(by: str, after_ms: int) -> None:
+    world = enlarged(after_ms)
+    size = largest(world)
+    answers: list[Any] = []
+    host = getattr(world, by)
+    host.resource.command("resize", {}, answers.append)
+    host.finish()
+    world.run(after_ms)
+    world.partition()
+    world.run(10)
+    world.heal()
+    world.settle()
+    assert answers
+    assert world.a.resource.size_sectors == world.b.resource.size_sectors
+    if world.a.resource.size_sectors != size:
+        world.ok(world.b, "resize")
+    grown(world, size)
+
+
+def test_writes_go_on_meanwhile() -> None:
+    """Over the old area all the time, and into the new one as soon as it is there."""
+    world = enlarged(7)
+    rng = world.rng
+    answers: list[Any] = []
+    world.a.resource.command("resize", {}, answers.append)
+    world.a.finish()
+    requests = []
+    for n in range(300):
+        size = world.a.resource.size_bytes
+        at = rng.randrange(0, size // 4096) * 4096 if n % 3 else size - 4096
+        requests.append(world.submit(world.a, Op.WRITE, at, data=bytes([n % 251]) * 4096))
+        world.run(1)
+    for request in requests:
+        assert world.wait(request).errno == 0
+    assert answers[0].exit_code == 0
+    grown(world, largest(world))
