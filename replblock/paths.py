@@ -8,6 +8,8 @@ from pathlib import Path
 
 import replblock
 
+USUAL_RUN = Path("/run/replblock")
+LASTING = Path("/var/lib/replblock")
 PLUGIN = Path("nbdkit_plugin") / "replblock.py"
 
 
@@ -25,6 +27,12 @@ def plugin_path() -> Path:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: the nbdkit plugin is missing; install replblock again (make setup)")
     return path
+
+
+def last_size_path(run_dir: Path, resource: str, volume: int) -> Path:
+    """Where it is kept how large a disk was when it was last in use: beside the run directory if that is not /run's."""
+    lasting = LASTING if run_dir == USUAL_RUN else run_dir
+    return lasting / f"{resource}.{volume}.disk-size"
 
 
 def python_path() -> str:

@@ -70,33 +70,25 @@ def verify(run: Run) -> int:
 
 
 def resize(run: Run) -> int:
-    """Look at the sizes again."""
-    args: dict[str, Any] = {
-        "assume_clean": "--assume-clean" in run.options,
-        "assume_peer_has_space": "--assume-peer-has-space" in run.options,
-    }
-    if "--size" in run.options:
-        args["size_sectors"] = sectors(run.options["--size"])
-    return act(run, "resize", args)
+    """Look at the sizes again, and grow. Without --size the configuration's `size` counts, as drbdadm has it."""
+
+    def one(target: Target) -> int:
+        configured = run.volumes(target)[0].options["size"]
+        args: dict[str, Any] = {
+            "assume_clean": "--assume-clean" in run.options,
+            "assume_peer_has_space": "--assume-peer-has-space" in run.options,
+            "size_sectors": sectors(run.options["--size"]) if "--size" in run.options else int(str(configured)),
+        }
+        return finish(run, target, ask(run, target, "resize", args))
+
+    return run.each(one)
 
 
 def check_resize(run: Run) -> int:
-    """Nothing to do while the metadata is where it belongs; moving that of a grown disk is not there yet."""
+    """Move internal metadata of a disk that grew while nothing ran; nothing to do while it is where it belongs."""
     from replblock.cli import metadata
 
-    def one(target: Target) -> int:
-        if run.is_up(target.resource):
-            return 0
-        try:
-            return metadata.offline(run, target, "check")
-        except Stop as stop:
-            raise Stop(
-                stop.exit_code,
-                stop.lines[0],
-                "if the disk was grown: moving its metadata is not supported yet; give it its old size again",
-            ) from None
-
-    return run.each(one)
+    return run.each(lambda target: 0 if run.is_up(target.resource) else metadata.check_resize(run, target))
 
 
 def sectors(text: str) -> int:

@@ -9,16 +9,19 @@ from __future__ import annotations
 import select
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from replblock.cli.blockdev import BlockDevice
 from replblock.cli.errors import CANNOT, Stop
 from replblock.cli.run import Run, Target
+from replblock.meta import moving
 from replblock.meta import offline as operations
 from replblock.meta.create import create_md as create
 from replblock.meta.errors import MetadataError, NeedsConfirmation, NoMetadata, WouldDamage
 from replblock.meta.geometry import Kind, Placement
 from replblock.meta.texts import DumpHeader
+from replblock.paths import last_size_path
 
 if TYPE_CHECKING:
     from replblock.conf import VolumeView
@@ -208,13 +211,11 @@ def apply_al(run: Run) -> int:
 
 
 def offline(run: Run, target: Target, verb: str) -> int:
-    """dstate, outdate, invalidate of a resource that is down; `check` only reads."""
+    """dstate, outdate, invalidate of a resource that is down."""
 
     def act(device: BlockDevice, placement: Placement) -> int:
         if verb == "dstate":
             print(operations.dstate(device, placement), end="")
-        elif verb == "check":
-            operations.read_metadata(device, placement)
         elif verb == "outdate":
             operations.outdate(device, placement)
         else:
@@ -223,6 +224,44 @@ def offline(run: Run, target: Target, verb: str) -> int:
 
     volumes = [Target(target.resource, volume.number) for volume in run.volumes(target)]
     return max(_with_device(run, one, verb in ("outdate", "invalidate"), act) for one in volumes)
+
+
+def check_resize(run: Run, target: Target) -> int:
+    """Of a resource that is down: internal metadata goes to the end of a disk that grew."""
+
+    def one(volume: VolumeView) -> int:
+        def act(device: BlockDevice, placement: Placement) -> int:
+            if placement.kind is not Kind.INTERNAL:
+                operations.read_metadata(device, placement)
+                return 0
+            former = _former_sectors(run, target.resource, volume)
+            try:
+                if moving.check_resize(device, former).rule == "moved":
+                    print("Internal drbd meta data successfully moved.")
+            except NoMetadata as error:
+                known = f"nor where they were at its former size of {former // 2} KiB" if former else \
+                    "and nobody remembers its former size"
+                raise Stop(error.exit_code, f"No valid meta data found at the end of {device.path}, {known}",
+                           "if the disk grew, name the size it had: replctl check-resize --was SIZE "
+                           f"{target.resource}") from None
+            return 0
+
+        return _with_device(run, Target(target.resource, volume.number), True, act)
+
+    return max(one(volume) for volume in run.volumes(target))
+
+
+def _former_sectors(run: Run, resource: str, volume: VolumeView) -> int:
+    """How large the disk was: as the operator says, else when an engine last used it."""
+    from replblock.cli.data import sectors
+
+    if "--was" in run.options:
+        return sectors(run.options["--was"])
+    try:
+        text = last_size_path(Path(run.run_dir), resource, volume.number).read_text()
+    except (OSError, ValueError):
+        return 0
+    return moving.remembered_sectors(text, volume.disk or "")
 
 
 def _confirmed(question: str) -> bool:

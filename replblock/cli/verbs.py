@@ -87,6 +87,7 @@ RESIZE = (
     Option("--assume-clean", "do not synchronise the new area"),
     Option("--assume-peer-has-space", "resize while not connected"),
 )
+CHECK_RESIZE = (Option("--was", "the disk's former size, if nobody remembers it", "SIZE"),)
 EXPLAIN = (
     Option("--json", "as JSON, schema replblock-explain/1 (docs/explain.md)"),
     Option("--images", "of two metadata sets instead: explain --images ONE OTHER [RESOURCE]"),
@@ -195,7 +196,7 @@ VERBS: tuple[Verb, ...] = (
          alias_of="new-resource"),
     Verb("sh-new-minor", "lifecycle", RESOURCE, "the same", group=EXPERT, alias_of="new-resource"),
     Verb("new-current-uuid", "data", VOLUME, "begin a new data generation", (CLEAR_BITMAP,), group=EXPERT, live=True),
-    Verb("check-resize", "data", VOLUME, "move internal metadata after the disk grew", group=EXPERT),
+    Verb("check-resize", "data", VOLUME, "move internal metadata after the disk grew", CHECK_RESIZE, group=EXPERT),
     Verb("dump-xml", "configuration", ANY, "the configuration as XML", group=EXPERT, prints=True),
     Verb("state", "show", VOLUME, "old name of role", group=EXPERT, live=True, alias_of="role"),
     Verb("syncer", "lifecycle", RESOURCE, "8.3's name of adjust", group=EXPERT, alias_of="adjust"),

@@ -19,6 +19,7 @@ from replblock.core.answers import EXIT_CONFIG, Answer, Reply
 from replblock.core.host import PENDING
 from replblock.core.metastore import MetaStore
 from replblock.meta.geometry import Geometry
+from replblock.meta.moving import overlap_bytes, too_close
 from replblock.state import resizing as rules
 from replblock.state.codes import CONFIG_ERRORS, Code
 from replblock.state.names import Conn, Disk, Role
@@ -286,8 +287,5 @@ def _moves(old: Geometry, new: Geometry) -> bool:
 
 def _too_close(old: Geometry, new: Geometry) -> rules.Refused | None:
     """Moved metadata must not lie over what counts until it is there: a crash would find neither."""
-    if not _moves(old, new) or new.start_bytes >= old.end_bytes:
-        return None
-    more = (old.end_bytes - new.start_bytes) // 1024
-    return rules.Refused("metadata-overlaps", rules.LAYOUT,
-                         f"the disk grew by less than its metadata takes: grow it by {more} KiB more at least")
+    over = overlap_bytes(old, new)
+    return rules.Refused("metadata-overlaps", rules.LAYOUT, too_close(over)) if over else None

@@ -9,14 +9,14 @@
 
 from __future__ import annotations
 
-from replblock.device.backends import attach, detach, probe, reattach, release_name, reserve_name, survives
+from replblock.device.backends import attach, detach, probe, reattach, release_name, reserve_name, resize, survives
 from replblock.device.errors import DeviceError, DeviceInUseError
 from replblock.device.reclaim import Protection, protect
 from replblock.device.types import Attached, AttachSpec, Host, Probe, Reservation, nbd_uri
 from replblock.device.usage import held_exclusively, in_use
 
 __all__ = [
-    "attach", "detach", "probe", "reattach", "release_name", "reserve_name", "survives", "in_use", "held_exclusively",
-    "protect", "nbd_uri", "Attached", "AttachSpec", "Host", "Probe", "Protection", "Reservation", "DeviceError",
-    "DeviceInUseError",
+    "attach", "detach", "probe", "reattach", "release_name", "reserve_name", "resize", "survives", "in_use",
+    "held_exclusively", "protect", "nbd_uri", "Attached", "AttachSpec", "Host", "Probe", "Protection", "Reservation",
+    "DeviceError", "DeviceInUseError",
 ]

@@ -100,3 +100,13 @@ def reattach(attached: Attached, host: Host | None = None) -> Attached:
 def survives(attached: Attached, host: Host | None = None) -> bool:
     """Can it be attached again under its users: is it a kernel nbd, and still connected or waiting for that?"""
     return attached.backend == "nbd" and not names.nbd_is_free(attached.reservation.device_index, host or Host())
+
+
+def resize(attached: Attached, size_bytes: int, host: Host | None = None) -> Attached:
+    """A larger device for those who use it. Raises DeviceError where only a new attach brings that."""
+    if attached.backend == "nbd":
+        return nbd.resize(attached, size_bytes, host or Host())
+    if attached.backend == "fuse":
+        raise DeviceError(f"{attached.name}: a device over FUSE keeps its size until it is attached anew; "
+                          "unmount it, then run: replctl secondary, and: replctl primary")
+    return attached._replace(size_bytes=size_bytes)

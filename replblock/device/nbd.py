@@ -170,6 +170,8 @@ def reattach(attached: Attached, host: Host) -> Attached:
             inode = os.fstat(link.fileno()).st_ino
             _reconfigure(attached, link.fileno())
         if socket_lives(inode, host):
+            if export.size_bytes > attached.size_bytes:     # it grew, and could not tell the kernel then
+                return resize(attached, export.size_bytes, host)
             tune(attached.reservation, host)
             return attached
         if time.monotonic() >= deadline:

@@ -84,6 +84,20 @@ class DeviceKeeper:
             with contextlib.suppress(OSError):  # with the old name in the file a restart is refused: that is safe
                 self._write_down()
 
+    def grow(self, size_bytes: int, at_once: bool) -> None:
+        """The device is larger now. Raises DeviceError when who uses it sees that later.
+
+        `at_once`: connections that stand take requests for what is new; nbdkit's keep the size they began with.
+        """
+        attached = self.attached
+        if attached is None or attached.size_bytes >= size_bytes:
+            return
+        if attached.backend == "nbd" and not at_once:
+            raise DeviceError(f"{attached.name} keeps its size until the engine has a new connection with the kernel; "
+                              "run: replctl restart")
+        self.attached = device.resize(attached, size_bytes)
+        self._write_down()
+
     def _write_down(self) -> None:
         assert self.attached is not None
         text = {"attached": json.loads(self.attached.to_json()), "generation": f"{self.seen_generation:016X}"}

@@ -12,6 +12,7 @@ from replblock.engine.backing import DiskError, lock_range, open_backing, reopen
 from replblock.engine.disk import POOL_THREADS, FileDisk
 from replblock.meta.errors import MetadataError, NoMetadata
 from replblock.meta.geometry import Geometry, Kind, Placement, check, superblock_offset_bytes
+from replblock.meta.moving import at_former_size
 from replblock.meta.probe import find_drbd
 from replblock.meta.superblock import Superblock
 
@@ -28,9 +29,13 @@ def placement_of(volume: VolumeView) -> Placement:
 
 
 def open_disk(
-    volume: VolumeView, resource: str, post: Callable[..., None], *, io: str = "buffered", threads: int = POOL_THREADS
+    volume: VolumeView, resource: str, post: Callable[..., None], *, io: str = "buffered", threads: int = POOL_THREADS,
+    former_sectors: int = 0,
 ) -> tuple[FileDisk, Geometry]:
-    """Open and claim the disk of a volume and find its metadata. Raises DiskError; then nothing stays open."""
+    """Open and claim the disk of a volume and find its metadata. Raises DiskError; then nothing stays open.
+
+    `former_sectors`: its size when it was last in use, if that is known.
+    """
     placement = placement_of(volume)
     data = open_backing(volume.disk, direct=io == "direct")
     if placement.kind is Kind.INTERNAL:
@@ -41,7 +46,8 @@ def open_disk(
             raise DiskError(WRONG_METADATA, f"{meta_path} is disk and meta-disk at once; use: meta-disk internal")
         meta = open_backing(meta_path, is_meta=True, shared=placement.kind is Kind.INDEXED)
     data_sectors, meta_sectors = size_sectors(data), size_sectors(meta)
-    superblock = _superblock(placement, meta.fd, meta_sectors, meta_path, resource)
+    former = former_sectors if placement.kind is Kind.INTERNAL else 0
+    superblock = _superblock(placement, meta.fd, meta_sectors, meta_path, resource, former)
     try:
         geometry = check(superblock, placement, meta_sectors, data_sectors)
     except MetadataError as error:
@@ -60,7 +66,9 @@ def open_disk(
     return disk, geometry
 
 
-def _superblock(placement: Placement, fd: int, meta_sectors: int, path: str, resource: str) -> Superblock:
+def _superblock(
+    placement: Placement, fd: int, meta_sectors: int, path: str, resource: str, former_sectors: int
+) -> Superblock:
     offset = superblock_offset_bytes(placement, meta_sectors)
     try:
         found = os.pread(fd, SUPERBLOCK_BYTES, offset) if offset >= 0 else b""
@@ -71,6 +79,10 @@ def _superblock(placement: Placement, fd: int, meta_sectors: int, path: str, res
     try:
         return Superblock.unpack(found)
     except NoMetadata as error:
+        if at_former_size(_Looked(fd, meta_sectors), former_sectors) is not None:
+            grew = f"{path} grew from {former_sectors // 2} to {meta_sectors // 2} KiB"
+            advice = f"its metadata lies where it was; run: replctl check-resize {resource}"
+            raise DiskError(NO_METADATA, f"{grew}, and {advice}") from None
         elsewhere = _elsewhere(fd, meta_sectors)
         raise DiskError(NO_METADATA, f"{path}: {error.text}{elsewhere}; run: replctl create-md {resource}") from None
     except MetadataError as error:

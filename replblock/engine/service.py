@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from replblock.conf import NodeView, unused_notes
+from replblock.device import DeviceError
 from replblock.engine.arguments import wrong_argument
 from replblock.engine.control import EXIT_USAGE, Client, Control, Verb, answer
 from replblock.engine.devices import DeviceKeeper
@@ -23,6 +24,7 @@ from replblock.engine.door import Door
 from replblock.engine.doors import Doors
 from replblock.engine.guard import Guard
 from replblock.engine.handlers import Handlers
+from replblock.engine.lastsize import LastSize
 from replblock.engine.log import Log
 from replblock.engine.loop import ENTER_AFTER, TRACE_FRAMES, Loop
 from replblock.engine.mapping import addresses_of, handler_environment, handlers_of, settings_of
@@ -89,6 +91,8 @@ class Engine:
             self.direct = DirectDoor(self.loop, names.file("direct"), exports, f"{names.resource} on {names.host}")
         self.doors = Doors(self.door, *([self.direct] if self.direct else []))
         self.core.in_use = lambda: bool(self.doors.clients)
+        self.core.resized = self._resized
+        self.last_size = LastSize(names.run_dir, names.resource, self.volume)
         self.guard = Guard(self.loop)
         self.device = DeviceKeeper(
             names.run_dir,
@@ -272,15 +276,38 @@ class Engine:
             self.direct.disk = self.core.disk
         if self.resumption is not None:
             self.resumption.disk_is(new.disk)
+        self._note_size()
         self._note_generation()
 
     def _note_generation(self) -> None:
         if self.device.attached is not None and self.core.users_generation & ~1 != self.device.seen_generation & ~1:
             self.side.put(lambda: self.device.note_generation(self.core.users_generation))
 
+    def _resized(self) -> None:
+        """The device became larger: what is attached to it may follow; who is connected by NBD sees it next time."""
+        size_bytes = self.core.size_bytes
+
+        def work() -> None:
+            try:
+                self.device.grow(size_bytes, self.direct is not None)
+            except (DeviceError, OSError) as error:
+                self.log.write("warning", "device-keeps-its-size", f"{error}")
+
+        self.side.put(work)
+        self.post(self._publish)
+
+    def _note_size(self) -> None:
+        """Of the disk below, which may have grown: after the next start its metadata is looked for by this."""
+        disk = self.core.disk
+        if disk is not None and self.last_size.differs(disk.path, disk.device_sectors):
+            problem = self.last_size.note(disk.path, disk.device_sectors)
+            if problem:
+                self.log.write("warning", "disk-size-not-noted", problem)
+
     def _publish_timer(self) -> None:
         self.loop.timer_call("publish", PUBLISH_MS)
         self._publish()
+        self._note_size()
         self._note_generation()  # a write may be lost, or that be told, while no state changes
 
     def _publish(self) -> None:

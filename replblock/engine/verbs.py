@@ -95,7 +95,10 @@ def attach(engine: Engine, args: Args, client: Client) -> None:
 
     def opening() -> None:
         try:
-            found = open_disk(volume, engine.names.resource, engine.post, io=io, threads=threads)
+            former = engine.last_size.read(volume.disk)
+            found = open_disk(
+                volume, engine.names.resource, engine.post, io=io, threads=threads, former_sectors=former
+            )
         except DiskError as error:
             engine.post(refused, error)
         else:

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How large a disk was when it was last in use: by that, internal metadata of one that grew meanwhile is found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from replblock.engine.procfile import replace
+from replblock.meta.moving import remembered_sectors, remembered_text
+from replblock.paths import last_size_path
+
+
+class LastSize:
+    """One small file."""
+
+    def __init__(self, run_dir: Path, resource: str, volume: int) -> None:
+        self._file = last_size_path(run_dir, resource, volume)
+        self._noted: tuple[str, int] = ("", 0)
+
+    def read(self, path: str) -> int:
+        """Sectors; 0 if nobody knows."""
+        try:
+            return remembered_sectors(self._file.read_text(), path)
+        except (OSError, ValueError):
+            return 0
+
+    def differs(self, path: str, sectors: int) -> bool:
+        """From what was noted last?"""
+        return (path, sectors) != self._noted
+
+    def note(self, path: str, sectors: int) -> str:
+        """Remember it; what went wrong, or nothing."""
+        self._noted = (path, sectors)
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            replace(self._file, remembered_text(path, sectors))
+        except OSError as error:
+            return f"{self._file}: {error.strerror}"
+        return ""
