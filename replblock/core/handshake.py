@@ -295,6 +295,14 @@ class Handshake:
         if not size:
             return
         if r.meta is not None and r.size_sectors and size < r.size_sectors:
+            if r.state.disk >= Disk.OUTDATED and size == theirs.u_size_sectors < theirs.d_size_sectors:
+                self._refuse(
+                    "peer-shrinks",
+                    f"the peer was told to shrink the device from {r.size_sectors // 2} to {size // 2} KiB, and "
+                    "replblock does not; give it its size back there (option size), then run: "
+                    f"replctl connect {r.settings.resource}",
+                )
+                return
             if r.state.disk >= Disk.OUTDATED:
                 self._refuse(
                     "peer-too-small",
@@ -304,7 +312,7 @@ class Handshake:
                 )
                 return
         if size != r.size_sectors:
-            r.set_size(size)
+            r.resizing.set_size(size)
         if not first and not self.running and theirs.c_size_sectors != r.size_sectors:
             self.send_sizes(theirs.dds_flags)
 

@@ -38,12 +38,15 @@ Then = Callable[[str], None]
 class Asked:
     """A resize of ours that waits for the peer's P_SIZES."""
 
-    def __init__(self, reply: Reply, assume_clean: bool, role: Role, old_limit_sectors: int) -> None:
+    def __init__(
+        self, reply: Reply, assume_clean: bool, role: Role, old_limit_sectors: int, old_size_sectors: int
+    ) -> None:
         self.reply = reply
         self.assume_clean = assume_clean
         self.role = role
         """What the peer knew us as when it read our question: it decides by that."""
         self.old_limit_sectors = old_limit_sectors
+        self.old_size_sectors = old_size_sectors
 
 
 class Resizing:
@@ -53,6 +56,7 @@ class Resizing:
         self._r = resource
         self._asked: Asked | None = None
         self._fitting = False
+        self._after_fit: list[Callable[[], None]] = []
         self._zeroing = 0
 
     @property
@@ -95,7 +99,7 @@ class Resizing:
                 self._limit(old_limit)
                 reply(admin.busy())
             elif conn == Conn.CONNECTED:
-                self._asked = Asked(reply, clean, r.state.role, old_limit)
+                self._asked = Asked(reply, clean, r.state.role, old_limit, r.size_sectors)
                 r.handshake.send_uuids()
                 r.handshake.send_sizes(DDS_NO_RESYNC if clean else 0, ask=True)
             elif alone:
@@ -129,13 +133,17 @@ class Resizing:
 
     def takes(self, theirs: Sizes) -> bool:
         """P_SIZES: is it a resize? One that would shrink the device, or comes from no disk, is not."""
-        r = self._r
-        if r.handshake.running or r.state.conn != Conn.CONNECTED or r.meta is None or r.disk is None:
-            return False
-        if theirs.c_size_sectors and self._asked is None:
+        r, asked = self._r, self._asked
+        if r.handshake.running or (theirs.c_size_sectors and asked is None):
             return False
         smallest = min(theirs.d_size_sectors, theirs.u_size_sectors or theirs.d_size_sectors)
-        return smallest >= r.size_sectors > 0
+        disk_here = r.meta is not None and r.disk is not None
+        if r.state.conn == Conn.CONNECTED and disk_here and smallest >= r.size_sectors > 0:
+            return True
+        if asked is not None:  # what was asked for has happened already where both nodes were ordered to
+            self._asked = None
+            self._end(asked, Answer() if r.size_sectors > asked.old_size_sectors else r.admin.busy())
+        return False
 
     def on_sizes(self, theirs: Sizes) -> None:
         """The peer asks, or answers. What it sends next may lie in the new area: that waits."""
@@ -145,8 +153,11 @@ class Resizing:
         asked, self._asked = self._asked, None
 
         def begin(go_on: Callable[[], None]) -> None:
+            if self._fitting:  # the device must not grow over what is still to become zero
+                self._after_fit.append(partial(begin, go_on))
+                return
             try:
-                geometry = disk.measure() if asked is None and not self._fitting else meta.geometry
+                geometry = disk.measure() if asked is None else meta.geometry
             except OSError:
                 geometry = meta.geometry
             far = None if geometry == meta.geometry else _too_close(meta.geometry, geometry)
@@ -243,6 +254,9 @@ class Resizing:
         def ended(problem: str) -> None:
             self._fitting = False
             then(problem)
+            waiting, self._after_fit = self._after_fit, []
+            for go_on in waiting:
+                go_on()
 
         def moved(errno: int) -> None:
             if r.meta is not meta or r.disk is not disk:
@@ -269,6 +283,17 @@ class Resizing:
         text = f"the disk offers {geometry.data_sectors // 2} KiB now, it was {old.data_sectors // 2} KiB"
         r.host.log("info", "disk-grew", text + ("; moving the metadata to its end" if _moves(old, geometry) else ""))
         meta.move(geometry, activity.moved if _moves(old, geometry) else None, moved)
+
+    def set_size(self, size_sectors: int) -> None:
+        """The nodes agreed on the size of the device while they connected."""
+        r = self._r
+        old, r.size_sectors = r.size_sectors, size_sectors
+        if r.meta is not None:
+            r.meta.put_size(size_sectors)
+            r.meta.save_bitmap()
+            r.meta.save()
+        r.host.log("info", "size", f"size = {size_sectors // 2} KB (was {old // 2} KB)")
+        r.resized()
 
     def _grow(self, size_sectors: int, assume_clean: bool) -> None:
         r = self._r

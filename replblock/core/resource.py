@@ -413,16 +413,6 @@ class Resource:
         if self.meta is not None:
             self.meta.save_bitmap()
 
-    def set_size(self, size_sectors: int) -> None:
-        """The nodes agreed on the size of the device."""
-        old = self.size_sectors
-        self.size_sectors = size_sectors
-        if self.meta is not None:
-            self.meta.put_size(size_sectors)
-            self.meta.save_bitmap()
-            self.meta.save()
-        self.host.log("info", "size", f"size = {size_sectors // 2} KB (was {old // 2} KB)")
-
     # --- disk failures, words ---
 
     def disk_failed(self, errno: int, what: str) -> None:
