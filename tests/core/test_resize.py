@@ -13,6 +13,7 @@ from replblock.meta.errors import MetadataError
 from replblock.meta.geometry import INTERNAL, check, internal
 from replblock.meta.superblock import Superblock
 from replblock.state.names import Conn
+from replblock.wire.handshake import Sizes
 
 from .world import MIB, SimHost, World
 
@@ -301,3 +302,51 @@ def test_writes_go_on_meanwhile() -> None:
         assert world.wait(request).errno == 0
     assert answers[0].exit_code == 0
     grown(world, largest(world))
+
+
+@pytest.mark.parametrize("apart_ms", [0, 1, 2, 3, 4, 6, 9, 15])
+@pytest.mark.parametrize("first", ["a", "b"])
+def test_both_are_told(first: str, apart_ms: int) -> None:
+    """Their questions cross; both are answered, and what is written meanwhile is not lost where the metadata was."""
+    world = enlarged(apart_ms)
+    old = world.a.disk.geometry
+    one = getattr(world, first)
+    answers: list[Any] = []
+    for host in (one, one.peer):
+        host.resource.command("resize", {}, answers.append)
+        host.finish()
+        world.run(apart_ms)
+    for ms in range(60):
+        if world.a.resource.size_bytes >= old.end_bytes:
+            at = old.start_bytes + 4096 * (ms % 10)
+            assert world.wait(world.submit(world.a, Op.WRITE, at, data=bytes([ms]) * 4096)).errno == 0
+        world.run(1)
+    grown(world, largest(world))
+    world.run_until(lambda: len(answers) == 2)
+    written = bytes(world.a.disk.content[old.start_bytes : old.start_bytes + 10 * 4096])
+    assert all(written[n * 4096] % 10 == n and written[n * 4096] for n in range(1, 10))
+
+
+def test_what_metadata_leaves_becomes_zero() -> None:
+    """On both nodes: where nothing is copied, nothing of it is left to differ, nor to be taken for metadata."""
+    world = World(1)
+    world.pair()
+    old = world.a.disk.geometry
+    for host in (world.a, world.b):
+        host.disk.enlarge(MORE)
+    world.ok(world.b, "resize", assume_clean=True)
+    grown(world, largest(world))
+    for host in (world.a, world.b):
+        assert not any(host.disk.content[old.start_bytes : old.end_bytes])
+
+
+def test_a_peer_that_shrinks_is_left() -> None:
+    """DRBD shrinks a device in use when it is told to; here that is refused, and the connection with it."""
+    world = World(1)
+    world.pair()
+    before = world.a.resource.size_sectors
+    shrunk = Sizes(before, before - 2048, 0, 1 << 20, limits=None)
+    world.b.resource.handshake.on_sizes(memoryview(shrunk.pack()))
+    world.run(5_000)
+    assert world.b.resource.state.conn == Conn.STANDALONE
+    assert said(world.b, "[peer-shrinks]") and world.b.resource.size_sectors == before

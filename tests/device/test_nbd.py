@@ -60,6 +60,8 @@ class Kernel:
         elif self.deaf:
             self.deaf -= 1
             return {}
+        if "SOCKETS" not in values:
+            return {"INDEX": index}     # only the size changes
         self.drop()
         descriptor = values["SOCKETS"]["attrs"][0][1]["attrs"][0][1]
         self.link = socket.socket(fileno=os.dup(descriptor))
@@ -202,10 +204,19 @@ def test_logical_block(smallest: int, expected: int) -> None:
 
 def test_resize(kernel: Kernel, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     attached = attach(kernel, server)
-    kernel.deaf = 1                     # no socket in this one
     larger = nbd.resize(attached, SIZE_BYTES * 2, kernel.machine.host)
     assert larger.size_bytes == SIZE_BYTES * 2
     assert kernel.asked[-1][1]["SIZE_BYTES"] == SIZE_BYTES * 2
+
+
+def test_a_device_that_could_not_grow_at_once_does_at_the_restart(kernel: Kernel, server: Server) -> None:
+    attached = attach(kernel, server)._replace(size_bytes=SIZE_BYTES // 2)
+    server.kill()
+    server.start()
+    assert backends.reattach(attached, kernel.machine.host).size_bytes == SIZE_BYTES
+    assert [command for command, _ in kernel.asked[-2:]] == [netlink.RECONFIGURE] * 2
+    assert kernel.asked[-1][1]["SIZE_BYTES"] == SIZE_BYTES
+    assert kernel.write(b"w" * 512) == 0
 
 
 def test_probe_explains() -> None:
