@@ -6,6 +6,7 @@ invalidate and outdate also work on the metadata of a resource that is down, as 
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from replblock.cli.control import act, ask, finish
@@ -73,12 +74,15 @@ def resize(run: Run) -> int:
     """Look at the sizes again, and grow. Without --size the configuration's `size` counts, as drbdadm has it."""
 
     def one(target: Target) -> int:
-        configured = run.volumes(target)[0].options["size"]
         args: dict[str, Any] = {
             "assume_clean": "--assume-clean" in run.options,
             "assume_peer_has_space": "--assume-peer-has-space" in run.options,
-            "size_sectors": sectors(run.options["--size"]) if "--size" in run.options else int(str(configured)),
         }
+        if "--size" in run.options:
+            args["size_sectors"] = sectors(run.options["--size"])
+        else:
+            with contextlib.suppress(Stop):  # the engine knows what it was started with
+                args["size_sectors"] = int(str(run.volumes(target)[0].options["size"]))
         return finish(run, target, ask(run, target, "resize", args))
 
     return run.each(one)

@@ -30,6 +30,7 @@ FILES = (
     ("/run/replblock/RES.log", "all that the engine of a resource had to say"),
     ("/run/replblock/proc", "what /proc/drbd would say; proc-8.2 is the same in the words of DRBD 8.2"),
     ("/var/lib/replblock/installed", "what install-scripts has put where"),
+    ("/var/lib/replblock/RES.VOLUME.disk-size", "how large a disk was when it was last in use, for check-resize"),
 )
 GROUPS = (
     (MAIN, "COMMANDS"),

@@ -87,6 +87,11 @@ RESIZE = (
     Option("--assume-clean", "do not synchronise the new area"),
     Option("--assume-peer-has-space", "resize while not connected"),
 )
+RESIZE_MORE = (
+    "Enlarge the disks below both nodes first (lvextend, truncate), then run it on one of",
+    "them while they are connected and one is Primary. Internal metadata moves to the new",
+    "end. What is new is copied from the Primary. Nothing ever shrinks. docs/resync.md",
+)
 CHECK_RESIZE = (Option("--was", "the disk's former size, if nobody remembers it", "SIZE"),)
 EXPLAIN = (
     Option("--json", "as JSON, schema replblock-explain/1 (docs/explain.md)"),
@@ -153,7 +158,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("resume-sync", "data", VOLUME, "let a paused resynchronisation go on", live=True),
     Verb("suspend-io", "data", VOLUME, "freeze all I/O until resume-io", live=True),
     Verb("resume-io", "data", VOLUME, "let frozen I/O go on, also if the peer could not be fenced", live=True),
-    Verb("resize", "data", VOLUME, "follow a change of size of the backing disks", RESIZE, live=True),
+    Verb("resize", "data", VOLUME, "grow in use, after the backing disks did", RESIZE, live=True, more=RESIZE_MORE),
     Verb("wait-connect", "waits", VOLUME, "wait until connected; exit 5 after the time-out", WAITS),
     Verb("wait-sync", "waits", VOLUME, "wait until in sync; exit 5 after the time-out", WAITS),
     Verb("wait-con-int", "waits", NONE, "wait for all peers; a user may end the waiting", WAITS),

@@ -293,6 +293,9 @@ class Resizing:
             r.meta.save_bitmap()
             r.meta.save()
         r.host.log("info", "size", f"size = {size_sectors // 2} KB (was {old // 2} KB)")
+        if 0 < old < size_sectors:
+            text = "the disks grew while the nodes were apart: what is new is marked, and copied with the next resync"
+            r.why("notice", "grew-while-apart", text)
         r.resized()
 
     def _grow(self, size_sectors: int, assume_clean: bool) -> None:

@@ -126,6 +126,13 @@ def attach(engine: Engine, args: Args, client: Client) -> None:
     engine.side.put(opening)
 
 
+def resize(engine: Engine, args: Args, client: Client) -> None:
+    """Grow with the disks. The configuration's `size` counts if nothing else is said."""
+    if args.get("size_sectors") is None:
+        args["size_sectors"] = engine.settings.size_sectors
+    core_verb("resize")(engine, args, client)
+
+
 # ---- role and device
 
 
@@ -355,12 +362,12 @@ def adjust(engine: Engine, args: Args, client: Client) -> None:
 
 CORE_VERBS = (
     "detach", "connect", "disconnect", "invalidate", "invalidate_remote", "outdate", "pause_sync", "resume_sync",
-    "wait_connect", "wait_sync", "new_current_uuid", "verify", "resize", "suspend_io", "resume_io",
+    "wait_connect", "wait_sync", "new_current_uuid", "verify", "suspend_io", "resume_io",
 )  # fmt: skip
 
 VERBS: dict[str, Callable[[Engine, Args, Client], None]] = {
     "status": status, "ping": ping, "events": events, "nbd": nbd, "sh_nbd": nbd, "log_level": log_level,
     "attach": attach, "primary": primary, "secondary": secondary, "stop": stop_verb, "down": stop_verb,
-    "adjust": adjust, "leave": leave, "resume": resume,
+    "resize": resize, "adjust": adjust, "leave": leave, "resume": resume,
     **{name: core_verb(name) for name in CORE_VERBS},
 }  # fmt: skip

@@ -158,6 +158,24 @@ def test_unclean_metadata_needs_apply_al(node: Node) -> None:
     assert node.run("dump-md", "r0").code == 0
 
 
+def test_metadata_of_a_disk_that_grew(node: Node) -> None:
+    """Found by the size it had, which somebody has to know; drbdmeta finds it afterwards."""
+    assert node.run("create-md", "r0").code == 0
+    before = node.run("get-gi", "r0").out
+    assert (node.run("check-resize", "r0").code, node.run("check-resize", "r0").out) == (0, "")
+    disk = node.directory / "disk.img"
+    os.truncate(disk, 96 * MIB)
+    lost = node.run("check-resize", "r0")
+    assert lost.code == 1 and lost.errors[0].endswith("and nobody remembers its former size")
+    assert lost.errors[-1].endswith("replctl check-resize --was SIZE r0")
+    wrong = node.run("check-resize", "--was=63M", "r0")
+    assert wrong.code == 1 and "its former size of 64512 KiB" in wrong.errors[0]
+    moved = node.run("check-resize", "--was=64M", "r0")
+    assert (moved.code, moved.out) == (0, "Internal drbd meta data successfully moved.\n")
+    assert node.run("get-gi", "r0").out == before == drbdmeta(node, "get-gi")
+    assert (node.run("check-resize", "r0").code, node.run("check-resize", "r0").out) == (0, "")
+
+
 def test_disks_that_cannot_be_used(node: Node) -> None:
     """Each refusal is one line that names the file, then a command."""
     disk = node.directory / "disk.img"

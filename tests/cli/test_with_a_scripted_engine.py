@@ -95,6 +95,11 @@ def test_sh_status_for_a_shell(node: Node, engine: FakeEngine) -> None:
         ("resume-sync r0", "resume_sync", {}),
         ("new-current-uuid --clear-bitmap r0/0", "new_current_uuid", {"clear_bitmap": True, "volume": 0}),
         ("verify --start=1M r0", "verify", {"start": 2048}),
+        ("resize r0", "resize", {"assume_clean": False, "assume_peer_has_space": False, "size_sectors": 0}),
+        ("-- --assume-clean --size=1G resize r0/0", "resize",
+         {"assume_clean": True, "assume_peer_has_space": False, "size_sectors": 2 << 20, "volume": 0}),
+        ("resize --assume-peer-has-space r0", "resize",
+         {"assume_clean": False, "assume_peer_has_space": True, "size_sectors": 0}),
         ("down r0", "stop", {}),
     ],
 )
@@ -282,6 +287,16 @@ def test_what_the_engine_does_not_know_yet(node: Node, engine: FakeEngine) -> No
     engine.answers["verify"] = lambda args: answer(20, "r0: unknown command 'verify'")
     made = node.run("verify", "r0")
     assert (made.code, made.errors[0]) == (20, "r0: the engine does not support 'verify' yet")
+
+
+def test_the_configured_size_counts(node: Node, engine: FakeEngine) -> None:
+    """As drbdadm hands it to the kernel, from the file as it is now."""
+    node.config.write_text(node.config.read_text().replace("disk { ", "disk { size 100M; "))
+    assert node.run("resize", "r0").code == 0
+    assert engine.asked[-1][1]["size_sectors"] == 100 * 2048
+    node.config.write_text("this is no configuration")
+    assert node.run("resize", "r0").code == 0
+    assert "size_sectors" not in engine.asked[-1][1]
 
 
 # ---- heartbeat's resource script
