@@ -293,7 +293,7 @@ class Resizing:
             r.meta.save_bitmap()
             r.meta.save()
         r.host.log("info", "size", f"size = {size_sectors // 2} KB (was {old // 2} KB)")
-        if 0 < old < size_sectors:
+        if 0 < old < size_sectors and r.meta is not None:
             text = "the disks grew while the nodes were apart: what is new is marked, and copied with the next resync"
             r.why("notice", "grew-while-apart", text)
         r.resized()

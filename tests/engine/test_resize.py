@@ -17,7 +17,7 @@ from replblock.meta.geometry import internal
 from tests.engine.conftest import wait_for
 from tests.engine.nodes import Node, nodes
 from tests.engine.test_pair import FAST, connect, data_of, in_sync
-from tests.meta.tools import INTERNAL, drbdmeta
+from tests.meta.tools import FLEXIBLE, INTERNAL, drbdmeta
 
 MIB = 1 << 20
 OLD_BYTES, NEW_BYTES = 32 * MIB, 48 * MIB
@@ -152,6 +152,40 @@ def replctl(node: Node, *words: str) -> str:
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done
     return done.stdout
+
+
+def test_with_external_metadata(tmp_path: Path, port: Callable[[], int]) -> None:
+    """Nothing moves; the whole disk is data."""
+    with nodes(tmp_path, port, size_bytes=OLD_BYTES, **FAST) as pair:
+        text = pair[0].config.read_text()
+        for node in pair:
+            meta = node.disk.with_suffix(".meta")
+            line = f"disk {node.disk}; " if f"disk {node.disk}; " in text else f"disk {node.disk};  "
+            start = text.index(line)
+            text = text[:start] + text[start:].replace("meta-disk internal", f"meta-disk {meta}", 1)
+            node.disk.write_bytes(bytes(OLD_BYTES))
+            meta.write_bytes(bytes(2 * MIB))
+            made = drbdmeta(meta, FLEXIBLE, "create-md")
+            assert made.exit_code == 0, made
+        pair[0].config.write_text(text)
+        up(pair)
+        pair[0].do("primary", force=True)
+        in_sync(*pair)
+        enlarge(*pair)
+        pair[1].do("resize")
+        for node in pair:
+            wait_for(lambda node=node: size_kib(node) == NEW_BYTES // 1024, f"{node.host} larger")
+        in_sync(*pair)
+        handle = connect(pair[0])
+        assert handle.get_size() == NEW_BYTES
+        handle.pwrite(b"at the very end".ljust(4096), NEW_BYTES - 4096)
+        handle.flush()
+        handle.shutdown()
+        stopped_as_they_are(pair)
+        assert data_of(pair[0], NEW_BYTES) == data_of(pair[1], NEW_BYTES)
+        for node in pair:
+            found = drbdmeta(node.disk.with_suffix(".meta"), FLEXIBLE, "dump-md")
+            assert f"la-size-sect {NEW_BYTES // 512};" in found.out, found
 
 
 def test_a_disk_that_did_not_grow(pair: tuple[Node, Node]) -> None:
