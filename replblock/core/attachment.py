@@ -68,9 +68,11 @@ class Attachment:
 
         meta = MetaStore(disk, geometry, superblock, metadata_failed)
         size = min(disk.data_sectors, geometry.data_sectors, r.settings.size_sectors or disk.data_sectors)
+        # the agreed size stands until the peer is asked again: a device does not change under its users
         if superblock.la_size_sectors and not r.links.link:
-            # the agreed size stands until the peer is asked again: a device does not change under its users
             size = min(size, superblock.la_size_sectors)
+        elif r.links.link and r.size_sectors:
+            size = min(size, r.size_sectors)
         try:
             meta.load(size)
         except (OSError, MetadataError) as error:

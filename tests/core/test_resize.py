@@ -350,3 +350,25 @@ def test_a_peer_that_shrinks_is_left() -> None:
     world.run(5_000)
     assert world.b.resource.state.conn == Conn.STANDALONE
     assert said(world.b, "[peer-shrinks]") and world.b.resource.size_sectors == before
+
+
+@pytest.mark.parametrize("who", ["a", "b"])
+@pytest.mark.parametrize("both", [False, True])
+def test_a_larger_disk_is_attached_in_use(who: str, both: bool) -> None:
+    """The device of a Primary is never larger than the peer's disk, not even until that one is asked."""
+    world = World(5)
+    world.pair()
+    before = world.a.resource.size_sectors
+    host = getattr(world, who)
+    sizes: set[int] = set()
+    world.watchers.append(lambda host, old, new: sizes.add(world.a.resource.size_sectors))
+    for one in (host, host.peer) if both else (host,):
+        world.ok(one, "detach")
+        one.disk.enlarge(MORE, one.name.encode() * 512)
+        moved_offline(one)
+        world.ok(one, "attach", **one.open_disk())
+        world.settle()
+        assert world.same_data()
+    assert sizes <= {before, world.a.resource.size_sectors}
+    if not both:
+        assert sizes == {before}
