@@ -234,12 +234,12 @@ def check_resize(run: Run, target: Target) -> int:
             if placement.kind is not Kind.INTERNAL:
                 operations.read_metadata(device, placement)
                 return 0
-            former = _former_sectors(run, target.resource, volume)
+            former = _former_sizes(run, target.resource, volume)
             try:
                 if moving.check_resize(device, former).rule == "moved":
                     print("Internal drbd meta data successfully moved.")
             except NoMetadata as error:
-                known = f"nor where they were at its former size of {former // 2} KiB" if former else \
+                known = f"nor where they were at its former size of {former[0] // 2} KiB" if former else \
                     "and nobody remembers its former size"
                 raise Stop(error.exit_code, f"No valid meta data found at the end of {device.path}, {known}",
                            "if the disk grew, name the size it had: replctl check-resize --was SIZE "
@@ -251,17 +251,17 @@ def check_resize(run: Run, target: Target) -> int:
     return max(one(volume) for volume in run.volumes(target))
 
 
-def _former_sectors(run: Run, resource: str, volume: VolumeView) -> int:
+def _former_sizes(run: Run, resource: str, volume: VolumeView) -> tuple[int, ...]:
     """How large the disk was: as the operator says, else when an engine last used it."""
     from replblock.cli.data import sectors
 
     if "--was" in run.options:
-        return sectors(run.options["--was"])
+        return (sectors(run.options["--was"]),)
     try:
         text = last_size_path(Path(run.run_dir), resource, volume.number).read_text()
     except (OSError, ValueError):
-        return 0
-    return moving.remembered_sectors(text, volume.disk or "")
+        return ()
+    return moving.remembered_sizes(text, volume.disk or "")
 
 
 def _confirmed(question: str) -> bool:

@@ -311,7 +311,15 @@ class Handshake:
                     f"give the peer a disk of at least {r.size_sectors // 2} KiB for data (plus metadata)",
                 )
                 return
-        if size != r.size_sectors:
+        elif size < r.size_sectors and r.state.role == Role.PRIMARY:
+            self._refuse(
+                "peer-too-small",
+                f"The peer's device size is too small! ({size} < {r.size_sectors} sectors); demote me first: "
+                f"replctl secondary {r.settings.resource}",
+            )
+            return
+        # a disk that comes or goes was announced as none: the peer does not go by what it offers
+        if size != r.size_sectors and (r.meta is None or r.state.disk >= Disk.NEGOTIATING):
             r.resizing.set_size(size)
         if not first and not self.running and theirs.c_size_sectors != r.size_sectors:
             self.send_sizes(theirs.dds_flags)

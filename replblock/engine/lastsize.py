@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from replblock.engine.procfile import replace
-from replblock.meta.moving import remembered_sectors, remembered_text
+from replblock.meta.moving import remembered_sizes, remembered_text
 from replblock.paths import last_size_path
 
 
@@ -17,12 +17,12 @@ class LastSize:
         self._file = last_size_path(run_dir, resource, volume)
         self._noted: tuple[str, int] = ("", 0)
 
-    def read(self, path: str) -> int:
-        """Sectors; 0 if nobody knows."""
+    def read(self, path: str) -> tuple[int, ...]:
+        """In sectors, the last one first; nothing if nobody knows."""
         try:
-            return remembered_sectors(self._file.read_text(), path)
+            return remembered_sizes(self._file.read_text(), path)
         except (OSError, ValueError):
-            return 0
+            return ()
 
     def differs(self, path: str, sectors: int) -> bool:
         """From what was noted last?"""
@@ -33,7 +33,7 @@ class LastSize:
         self._noted = (path, sectors)
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            replace(self._file, remembered_text(path, sectors))
+            replace(self._file, remembered_text(path, list(dict.fromkeys([sectors, *self.read(path)]))))
         except OSError as error:
             return f"{self._file}: {error.strerror}"
         return ""

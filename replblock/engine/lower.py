@@ -30,11 +30,11 @@ def placement_of(volume: VolumeView) -> Placement:
 
 def open_disk(
     volume: VolumeView, resource: str, post: Callable[..., None], *, io: str = "buffered", threads: int = POOL_THREADS,
-    former_sectors: int = 0,
+    former_sizes: tuple[int, ...] = (),
 ) -> tuple[FileDisk, Geometry]:
     """Open and claim the disk of a volume and find its metadata. Raises DiskError; then nothing stays open.
 
-    `former_sectors`: its size when it was last in use, if that is known.
+    `former_sizes`: how large it was when it was in use, in sectors, as far as that is known.
     """
     placement = placement_of(volume)
     data = open_backing(volume.disk, direct=io == "direct")
@@ -46,7 +46,7 @@ def open_disk(
             raise DiskError(WRONG_METADATA, f"{meta_path} is disk and meta-disk at once; use: meta-disk internal")
         meta = open_backing(meta_path, is_meta=True, shared=placement.kind is Kind.INDEXED)
     data_sectors, meta_sectors = size_sectors(data), size_sectors(meta)
-    former = former_sectors if placement.kind is Kind.INTERNAL else 0
+    former = former_sizes if placement.kind is Kind.INTERNAL else ()
     superblock = _superblock(placement, meta.fd, meta_sectors, meta_path, resource, former)
     try:
         geometry = check(superblock, placement, meta_sectors, data_sectors)
@@ -67,7 +67,7 @@ def open_disk(
 
 
 def _superblock(
-    placement: Placement, fd: int, meta_sectors: int, path: str, resource: str, former_sectors: int
+    placement: Placement, fd: int, meta_sectors: int, path: str, resource: str, former_sizes: tuple[int, ...]
 ) -> Superblock:
     offset = superblock_offset_bytes(placement, meta_sectors)
     try:
@@ -79,8 +79,8 @@ def _superblock(
     try:
         return Superblock.unpack(found)
     except NoMetadata as error:
-        if at_former_size(_Looked(fd, meta_sectors), former_sectors) is not None:
-            grew = f"{path} grew from {former_sectors // 2} to {meta_sectors // 2} KiB"
+        if at_former_size(_Looked(fd, meta_sectors), former_sizes) is not None:
+            grew = f"{path} grew to {meta_sectors // 2} KiB while it was not in use"
             advice = f"its metadata lies where it was; run: replctl check-resize {resource}"
             raise DiskError(NO_METADATA, f"{grew}, and {advice}") from None
         elsewhere = _elsewhere(fd, meta_sectors)

@@ -97,7 +97,7 @@ def attach(engine: Engine, args: Args, client: Client) -> None:
         try:
             former = engine.last_size.read(volume.disk)
             found = open_disk(
-                volume, engine.names.resource, engine.post, io=io, threads=threads, former_sectors=former
+                volume, engine.names.resource, engine.post, io=io, threads=threads, former_sizes=former
             )
         except DiskError as error:
             engine.post(refused, error)

@@ -6,6 +6,7 @@ added, or in the data, and a search could not tell it apart.
 """
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from replblock.meta import geometry
@@ -16,6 +17,7 @@ from replblock.meta.offline import Metadata, read_metadata, write_superblock
 from replblock.meta.superblock import SUPERBLOCK_BYTES, Superblock
 
 _CHUNK_BYTES = 1 << 20
+SIZES_KEPT = 4
 
 
 class Moved(NamedTuple):
@@ -37,32 +39,37 @@ def too_close(over_bytes: int) -> str:
     return f"the disk grew by less than its metadata takes: grow it by {over_bytes // 1024} KiB more at least"
 
 
-def remembered_text(path: str, sectors: int) -> str:
-    """What is kept beside a disk in use: how large it was."""
-    return f"{sectors} {path}\n"
+def remembered_text(path: str, sizes_sectors: Sequence[int]) -> str:
+    """What is kept beside a disk in use: how large it was, the last time first."""
+    return f"{','.join(map(str, sizes_sectors[:SIZES_KEPT]))} {path}\n"
 
 
-def remembered_sectors(text: str, path: str) -> int:
-    """The size of that disk when it was last in use; 0 if it was another one, or nobody knows."""
-    number, _, name = text.rstrip("\n").partition(" ")
-    return int(number) if name == path and number.isascii() and number.isdigit() else 0
+def remembered_sizes(text: str, path: str) -> tuple[int, ...]:
+    """The sizes of that disk when it was in use, in sectors; none if it was another one, or nobody knows."""
+    numbers, _, name = text.rstrip("\n").partition(" ")
+    words = numbers.split(",")
+    if name != path or not all(word.isascii() and word.isdigit() for word in words):
+        return ()
+    return tuple(map(int, words[:SIZES_KEPT]))
 
 
-def at_former_size(device: BlockDevice, former_sectors: int) -> Metadata | None:
-    """The metadata of a disk that had this size, if that is where valid metadata lies."""
-    if not 0 < former_sectors < device.size_sectors:
-        return None
-    offset = geometry.superblock_offset_bytes(INTERNAL, former_sectors)
-    if offset < 0:
-        return None
-    try:
-        block = Superblock.unpack(read_padded(device, SUPERBLOCK_BYTES, offset))
-        return Metadata(block, geometry.check(block, INTERNAL, former_sectors))
-    except MetadataError:
-        return None
+def at_former_size(device: BlockDevice, former_sizes: Sequence[int]) -> Metadata | None:
+    """The metadata of a disk that had one of these sizes, if that is where valid metadata lies; the first one counts.
+
+    More than one: who dies while the metadata moves leaves it in the old place, or in the new one.
+    """
+    for sectors in former_sizes:
+        offset = geometry.superblock_offset_bytes(INTERNAL, sectors)
+        if offset >= 0 and sectors < device.size_sectors:
+            try:
+                block = Superblock.unpack(read_padded(device, SUPERBLOCK_BYTES, offset))
+                return Metadata(block, geometry.check(block, INTERNAL, sectors))
+            except MetadataError:
+                continue
+    return None
 
 
-def check_resize(device: BlockDevice, former_sectors: int) -> Moved:
+def check_resize(device: BlockDevice, former_sizes: Sequence[int]) -> Moved:
     """Move internal metadata to where it belongs, unless it is there. Raises MetadataError.
 
     The new place is complete and durable before its superblock, that one before the old place is wiped: a crash at any
@@ -72,7 +79,7 @@ def check_resize(device: BlockDevice, former_sectors: int) -> Moved:
         block, where, _note = read_metadata(device, INTERNAL)
         return Moved("in-place", block, where)
     except MetadataError as error:
-        found = at_former_size(device, former_sectors)
+        found = at_former_size(device, former_sizes)
         if found is None:
             raise error
     block, old, _note = found

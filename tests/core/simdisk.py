@@ -41,6 +41,8 @@ class SimDisk:
         self.under_way: list[tuple[int, bytes]] = []
         self.device_sectors = size_bytes // 512
         self.geometry: Geometry = internal(self.device_sectors)
+        self.known = [self.geometry]
+        """Where the metadata was meant to be, one place after the other: what an engine remembers."""
         self.slow_share = 0.3
         self.slow_ms = 5
         self.fail_writes = False
@@ -239,6 +241,7 @@ class OpenDisk:
 
     def adopt(self, geometry: Geometry) -> None:
         self.data_sectors, self.device_sectors = geometry.data_sectors, len(self.platter.content) // 512
+        self.platter.known.append(geometry)
 
     def close(self) -> None:
         self.open = False

@@ -10,7 +10,7 @@ import pytest
 
 from replblock.core.requests import Op
 from replblock.meta.errors import MetadataError
-from replblock.meta.geometry import INTERNAL, check, internal
+from replblock.meta.geometry import INTERNAL, Geometry, check, internal
 from replblock.meta.superblock import Superblock
 from replblock.state.names import Conn
 from replblock.wire.handshake import Sizes
@@ -187,16 +187,16 @@ def test_alone() -> None:
     grown(world, size)
 
 
-def geometry_of(host: SimHost) -> Any:
-    """Where an engine that starts now finds the metadata: at the end, else where it was before the disk grew."""
-    sectors = len(host.disk.content) // 512
-    new = internal(sectors)
-    try:
-        at = new.superblock_offset_bytes
-        check(Superblock.unpack(bytes(host.disk.content[at : at + 4096])), INTERNAL, sectors)
-    except MetadataError:
-        return host.disk.geometry
-    return new
+def geometry_of(host: SimHost) -> Geometry:
+    """Where the metadata is found: at the end, else where it was meant to be before the disk grew."""
+    c = host.disk.content
+    for g in (internal(len(c) // 512), *reversed(host.disk.known)):
+        try:
+            block = Superblock.unpack(bytes(c[g.superblock_offset_bytes : g.superblock_offset_bytes + 4096]))
+            return check(block, INTERNAL, g.superblock_offset_bytes // 512 + 8)
+        except MetadataError:
+            continue
+    raise AssertionError(f"{host.name}: no metadata anywhere")
 
 
 def moved_offline(host: SimHost) -> None:
@@ -212,8 +212,10 @@ def moved_offline(host: SimHost) -> None:
     for at, data in ((new.bm_offset_bytes, bm.ljust(new.bm_size_bytes, b"\0")), (new.al_offset_bytes, log),
                      (new.superblock_offset_bytes, block.pack())):  # fmt: skip
         c[at : at + len(data)] = data
+    c[old.start_bytes : old.end_bytes] = bytes(old.end_bytes - old.start_bytes)
     host.disk.durable[:] = c
     host.disk.geometry = new
+    host.disk.known.append(new)
 
 
 def test_the_activity_log_moves_with_the_rest() -> None:

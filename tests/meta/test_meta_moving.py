@@ -64,8 +64,8 @@ def test_as_drbdmeta_moves_it(tmp_path: Path) -> None:
         assert offline.apply_al(ours, INTERNAL).exit_code == 0
         with ours.path.open("r+b") as file:
             file.truncate(new * 512)
-        assert moving.check_resize(ours, old).rule == "moved"
-        assert moving.check_resize(ours, old).rule == "in-place"
+        assert moving.check_resize(ours, [old]).rule == "moved"
+        assert moving.check_resize(ours, [old]).rule == "in-place"
         where = geometry.internal(new)
         used = where.bm_offset_bytes + geometry.bitmap_bytes_in_use(geometry.internal(old).data_sectors)
         for start, end in ((where.bm_offset_bytes, used), (where.al_offset_bytes, where.end_bytes)):
@@ -81,7 +81,7 @@ def test_drbdmeta_reads_the_same_after_the_move(tmp_path: Path) -> None:
         with device.path.open("r+b") as file:
             file.truncate(new * 512)
         assert drbdmeta(device.path, INTERNAL, "dump-md").exit_code != 0
-        assert moving.check_resize(device, old).rule == "moved"
+        assert moving.check_resize(device, [old]).rule == "moved"
         after = drbdmeta(device.path, INTERNAL, "dump-md")
         assert before.exit_code == after.exit_code == 0
         assert bitmap(before.out) == bitmap(after.out)
@@ -101,13 +101,13 @@ def test_interrupted_anywhere_it_is_still_found(old: int, new: int, seed: int) -
     whole = known(before)
     data_bytes = geometry.internal(old).start_bytes
     device = CrashingDevice(new, bytes(before.data))
-    moving.check_resize(device, old)
+    moving.check_resize(device, [old])
     for after in [*device.images(random.Random(seed).getrandbits(16)), bytes(device.data)]:
         survivor = MemoryDevice(new, after)
-        moving.check_resize(survivor, old)
+        moving.check_resize(survivor, [new - 8, old])
         assert known(survivor) == whole
         assert survivor.data[:data_bytes] == before.data[:data_bytes]
-        assert moving.at_former_size(survivor, old) is None or survivor.data[: len(after)] != device.data
+        assert moving.at_former_size(survivor, [old]) is None or survivor.data[: len(after)] != device.data
 
 
 def test_nothing_is_guessed() -> None:
@@ -115,7 +115,7 @@ def test_nothing_is_guessed() -> None:
     device = MemoryDevice(8192)
     fill(device, 4096, 1)
     before = bytes(device.data)
-    for former in (0, 4096 - 8, 4096 + 8, 8192, 1 << 40):
+    for former in ((), (0,), (4096 - 8, 4096 + 8), (8192,), (1 << 40, -8)):
         with pytest.raises(NoMetadata):
             moving.check_resize(device, former)
     assert device.data == before
@@ -129,16 +129,17 @@ def test_the_new_place_must_not_lie_over_the_old_one() -> None:
         fill(device, 4096, 1)
         before = bytes(device.data)
         with pytest.raises(MetadataError, match=f"grow it by {(need - more) // 2} KiB more") as refused:
-            moving.check_resize(device, 4096)
+            moving.check_resize(device, [4096])
         assert refused.value.rule == "metadata-overlaps" and device.data == before
     device = MemoryDevice(4096 + need)
     fill(device, 4096, 1)
-    assert moving.check_resize(device, 4096).rule == "moved"
+    assert moving.check_resize(device, [4096]).rule == "moved"
 
 
 def test_what_is_remembered() -> None:
-    text = moving.remembered_text("/dev/vg/with space", 12345)
-    assert moving.remembered_sectors(text, "/dev/vg/with space") == 12345
-    assert moving.remembered_sectors(text, "/dev/vg/other") == 0
-    for broken in ("", "x", "12 ", "-5 /dev/vg/with space", "1e5 /dev/vg/with space"):
-        assert moving.remembered_sectors(broken, "/dev/vg/with space") == 0
+    path = "/dev/vg/with space"
+    text = moving.remembered_text(path, [12345, 678, 9, 10, 11])
+    assert moving.remembered_sizes(text, path) == (12345, 678, 9, 10)
+    assert moving.remembered_sizes(text, "/dev/vg/other") == ()
+    for broken in ("", "x", "12 ", f"-5 {path}", f"1e5 {path}", f"1,,2 {path}", f" {path}"):
+        assert moving.remembered_sizes(broken, path) == ()
