@@ -118,7 +118,8 @@ class Weather:
 
     def swap_in(self, host: SimHost) -> None:
         a = self.world.a
-        if a.powered and a.resource.state.role != Role.PRIMARY:
+        # alone it could be on older data than it worked on without a disk: a split brain, and no test of this
+        if a.powered and a.resource.state.role != Role.PRIMARY and self.world.in_sync():
             self._order(a, "primary")
 
     def mend(self) -> None:
