@@ -37,6 +37,10 @@ PAUSED_BY_PEER = (157, NOT_PAUSED[1], "Note: Resync pause caused by the peer nod
 """resume-sync of what this node's user does not pause: who does."""
 
 
+NOT_WHILE_GROWING = frozenset({"attach", "detach", "primary", "secondary", "invalidate", "invalidate_remote", "verify"})
+"""The peer would be the target of a resync whose source goes, or does something else."""
+
+
 class Pending(NamedTuple):
     """Our own cluster-wide change that waits for the peer's answer."""
 
@@ -74,6 +78,8 @@ class Admin:
         action = self._verbs.get(verb)
         if action is None:
             reply(Answer(EXIT_UNKNOWN, [f"{self._r.settings.resource}: unknown command '{verb}'"]))
+        elif verb in NOT_WHILE_GROWING and self._r.resizing.asking:
+            reply(self.busy())
         else:
             action(args, reply)
 

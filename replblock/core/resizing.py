@@ -60,6 +60,11 @@ class Resizing:
         self._zeroing = 0
 
     @property
+    def asking(self) -> bool:
+        """The peer may have grown, and wait for what comes next: nothing else may begin here."""
+        return self._asked is not None
+
+    @property
     def idle(self) -> bool:
         """No write of ours is under way on the local disk."""
         return not self._zeroing
@@ -140,10 +145,18 @@ class Resizing:
         disk_here = r.meta is not None and r.disk is not None
         if r.state.conn == Conn.CONNECTED and disk_here and smallest >= r.size_sectors > 0:
             return True
-        if asked is not None:  # what was asked for has happened already where both nodes were ordered to
+        if asked is not None:
             self._asked = None
-            self._end(asked, Answer() if r.size_sectors > asked.old_size_sectors else r.admin.busy())
+            if r.size_sectors > asked.old_size_sectors:  # both nodes were ordered to: it has happened already
+                asked.reply(Answer())
+            else:
+                self._changed_meanwhile(asked)
         return False
+
+    def _changed_meanwhile(self, asked: Asked) -> None:
+        """The peer may have grown, and wait for a resync that nobody would begin."""
+        self._end(asked, self._r.admin.busy())
+        self._r.admin.changed_meanwhile()
 
     def on_sizes(self, theirs: Sizes) -> None:
         """The peer asks, or answers. What it sends next may lie in the new area: that waits."""
@@ -181,7 +194,7 @@ class Resizing:
         if r.state.conn == Conn.CONNECTED and not problem:
             self._agree(theirs, asked)
         elif asked is not None:
-            self._end(asked, r.admin.busy())
+            self._changed_meanwhile(asked)
         else:
             r.handshake.send_sizes(theirs.dds_flags)
         go_on()
@@ -190,25 +203,28 @@ class Resizing:
         r = self._r
         meta = r.meta
         assert meta is not None
-        if asked is None and theirs.u_size_sectors != r.settings.size_sectors:
-            text = f"the peer was told: size {theirs.u_size_sectors // 2} KiB (0: all there is); this node follows"
+        told = theirs.u_size_sectors
+        if self._asked is not None:  # our own question is on its way, and the peer goes by both, too
+            told = min(told or r.settings.size_sectors, r.settings.size_sectors or told)
+        if asked is None and told != r.settings.size_sectors:
+            text = f"the peer was told: size {told // 2} KiB (0: all there is); this node follows"
             r.why("notice", "size-adopted", f"{text}: change its configuration, too")
-            self._limit(theirs.u_size_sectors)
+            self._limit(told)
         own, old = meta.geometry.data_sectors, r.size_sectors
         size = rules.agreed(own, theirs.d_size_sectors, r.settings.size_sectors)
+        if asked is not None:  # what the peer has by now; or, where it asked itself, what it will have
+            size = rules.agreed(size, theirs.c_size_sectors or theirs.d_size_sectors, theirs.u_size_sectors)
         clean = bool(theirs.dds_flags & DDS_NO_RESYNC) or (asked is not None and asked.assume_clean)
         role = r.state.role if asked is None else asked.role
         source = rules.here_is_source(role, r.state.peer, bool(r.links.link and r.links.link.resolve_conflicts))
-        grew = size > old
-        if grew and not r.state.disk == r.state.pdsk == Disk.UP_TO_DATE:
-            text = "the device was to grow, and a disk is not UpToDate any more: connecting anew"
-            r.links.drop(Conn.NETWORK_FAILURE, "resize-without-good-disks", text)
-            if asked is not None:
-                self._end(asked, r.admin.busy())
+        good = r.state.disk == r.state.pdsk == Disk.UP_TO_DATE
+        if asked is not None and size > old and not good:
+            self._changed_meanwhile(asked)
             return
+        grew = size > old and good  # the peer goes by the size in our answer
         if grew:
             self._grow(size, clean)
-        if theirs.c_size_sectors != size:
+        if theirs.c_size_sectors != r.size_sectors:
             r.handshake.send_sizes(DDS_NO_RESYNC if clean else 0)
         if grew and clean:
             r.why("notice", "resize-assume-clean", "resync of new storage suppressed with --assume-clean")

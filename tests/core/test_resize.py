@@ -12,7 +12,7 @@ from replblock.core.requests import Op
 from replblock.meta.errors import MetadataError
 from replblock.meta.geometry import INTERNAL, Geometry, check, internal
 from replblock.meta.superblock import Superblock
-from replblock.state.names import Conn
+from replblock.state.names import Conn, Role
 from replblock.wire.handshake import Sizes
 
 from .world import MIB, SimHost, World
@@ -374,3 +374,50 @@ def test_a_larger_disk_is_attached_in_use(who: str, both: bool) -> None:
     assert sizes <= {before, world.a.resource.size_sectors}
     if not both:
         assert sizes == {before}
+
+
+@pytest.mark.parametrize("first", ["a", "b"])
+def test_both_are_told_different_sizes(first: str) -> None:
+    """The smaller one counts where the questions cross."""
+    world = enlarged(2)
+    one = getattr(world, first)
+    small = world.a.resource.size_sectors + 1024
+    answers: list[Any] = []
+    for host, size in ((one, small + 1024), (one.peer, small)):
+        host.resource.command("resize", {"size_sectors": size}, answers.append)
+        host.finish()
+    world.run_until(lambda: len(answers) == 2)
+    world.settle()
+    assert [answer.exit_code for answer in answers] == [0, 0]
+    grown(world, small)
+
+
+@pytest.mark.parametrize("verb", ["verify", "invalidate", "invalidate_remote", "detach", "secondary", "disconnect"])
+@pytest.mark.parametrize("who", ["a", "b"])
+@pytest.mark.parametrize("by", ["a", "b"])
+@pytest.mark.parametrize("after_ms", [0, 2, 4, 8, 12, 20])
+def test_another_order_meanwhile(by: str, who: str, verb: str, after_ms: int) -> None:
+    """Whatever comes of both, both are answered, nobody waits for ever, and the pair reaches the new size."""
+    world = enlarged(after_ms, verify_alg="crc32c")
+    host = getattr(world, who)
+    answers: list[Any] = []
+    getattr(world, by).resource.command("resize", {}, answers.append)
+    getattr(world, by).finish()
+    world.run(after_ms)
+    host.resource.command(verb, {}, answers.append)
+    host.finish()
+    world.run_until(lambda: len(answers) == 2)
+    world.run(30_000)
+    for one in (world.a, world.b):
+        if one.resource.disk is None:
+            one.disk.geometry = geometry_of(one)
+            moved_offline(one)
+            world.ok(one, "attach", **one.open_disk())
+        if one.resource.state.conn == Conn.STANDALONE:
+            world.ok(one, "connect")
+    world.settle()
+    if world.a.resource.state.role != Role.PRIMARY:
+        world.ok(world.a, "primary")
+    if world.a.resource.size_sectors != largest(world):
+        world.ok(world.b, "resize")
+    grown(world, largest(world))
