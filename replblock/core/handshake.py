@@ -210,7 +210,7 @@ class Handshake:
             return
         limits = Limits(discard_enabled=1) if link.features & flags.FEATURE_WSAME else None
         # a disk that only comes, or already goes, is none: a peer that holds its state back waits for ours else
-        own = r.disk.data_sectors if r.disk is not None and r.state.disk >= Disk.NEGOTIATING else 0
+        own = r.resizing.offered_sectors if r.state.disk >= Disk.NEGOTIATING else 0
         current = 0 if ask else r.size_sectors
         sizes = Sizes(own, r.settings.size_sectors, current, max_bio_bytes(link.version), 0, dds_flags, limits)
         r.links.send(Cmd.SIZES, sizes.pack())
@@ -282,7 +282,7 @@ class Handshake:
         if r.resizing.takes(theirs):
             r.resizing.on_sizes(theirs)
             return
-        own = r.disk.data_sectors if r.meta is not None and r.disk is not None else 0
+        own = r.resizing.offered_sectors
         limits = [n for n in (own, theirs.d_size_sectors, r.settings.size_sectors, theirs.u_size_sectors) if n]
         if own or theirs.d_size_sectors:
             size = min(limits)

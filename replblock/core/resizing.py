@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from replblock.core.answers import EXIT_CONFIG, Answer, Reply
+from replblock.core.detaching import FREEZE as DETACHING
 from replblock.core.host import PENDING
 from replblock.core.metastore import MetaStore
 from replblock.meta.geometry import Geometry
@@ -55,7 +56,8 @@ class Resizing:
     def __init__(self, resource: Resource) -> None:
         self._r = resource
         self._asked: Asked | None = None
-        self._fitting = False
+        self._fitting: Geometry | None = None
+        """What counts while metadata moves, and where it was becomes zero."""
         self._after_fit: list[Callable[[], None]] = []
         self._zeroing = 0
 
@@ -63,6 +65,19 @@ class Resizing:
     def asking(self) -> bool:
         """The peer may have grown, and wait for what comes next: nothing else may begin here."""
         return self._asked is not None
+
+    @property
+    def _otherwise_engaged(self) -> bool:
+        """An order is under way that needs the peer as it is: a detach must not find it about to be a target."""
+        return self._r.admin.pending is not None or DETACHING in self._r.primary.frozen
+
+    @property
+    def offered_sectors(self) -> int:
+        """The most that the local disk can give to a device now, 0 without one."""
+        r = self._r
+        if r.meta is None or r.disk is None:
+            return 0
+        return r.disk.data_sectors if self._fitting is None else self._fitting.data_sectors
 
     @property
     def idle(self) -> bool:
@@ -76,7 +91,7 @@ class Resizing:
         r = self._r
         link = r.links.link
         clean, alone = bool(args.get("assume_clean")), bool(args.get("assume_peer_has_space"))
-        busy = self._fitting or self._asked is not None or admin.pending is not None or r.handshake.undecided
+        busy = self._fitting is not None or self.asking or self._otherwise_engaged or r.handshake.undecided
         version = link.version if link is not None and r.state.conn == Conn.CONNECTED else 0
         no = rules.refused(rules.Facts(r.state, version, clean, alone, busy))
         disk, meta = r.disk, r.meta
@@ -100,7 +115,7 @@ class Resizing:
             if problem:
                 self._limit(old_limit)
                 reply(Answer(EXIT_CONFIG, [f"{admin.minor}: {problem}"]))
-            elif r.state.conn != conn or r.meta is not meta:
+            elif r.state.conn != conn or r.meta is not meta or self._otherwise_engaged:
                 self._limit(old_limit)
                 reply(admin.busy())
             elif conn == Conn.CONNECTED:
@@ -166,7 +181,7 @@ class Resizing:
         asked, self._asked = self._asked, None
 
         def begin(go_on: Callable[[], None]) -> None:
-            if self._fitting:  # the device must not grow over what is still to become zero
+            if self._fitting is not None:  # the device must not grow over what is still to become zero
                 self._after_fit.append(partial(begin, go_on))
                 return
             try:
@@ -217,7 +232,7 @@ class Resizing:
         clean = bool(theirs.dds_flags & DDS_NO_RESYNC) or (asked is not None and asked.assume_clean)
         role = r.state.role if asked is None else asked.role
         source = rules.here_is_source(role, r.state.peer, bool(r.links.link and r.links.link.resolve_conflicts))
-        good = r.state.disk == r.state.pdsk == Disk.UP_TO_DATE
+        good = r.state.disk == r.state.pdsk == Disk.UP_TO_DATE and (asked is not None or not self._otherwise_engaged)
         if asked is not None and size > old and not good:
             self._changed_meanwhile(asked)
             return
@@ -262,13 +277,22 @@ class Resizing:
         if geometry == old or disk is None or activity is None:
             then("")
             return
-        if meta.settling:  # the superblock waits for a flush of the data: two of them must not count meanwhile
-            meta.save(lambda errno: self._fit(meta, geometry, then) if r.meta is meta else then("the disk is gone"))
-            return
-        self._fitting = True
+        self._fitting = old
+
+        def move() -> None:
+            if r.meta is not meta:
+                ended("the disk is gone")
+            elif meta.settling:  # the superblock waits for a flush of the data: two must not count meanwhile
+                meta.save(lambda errno: move())
+            else:
+                disk.adopt(geometry)
+                text = f"the disk offers {geometry.data_sectors // 2} KiB now, it was {old.data_sectors // 2} KiB"
+                moves = _moves(old, geometry)
+                r.host.log("info", "disk-grew", text + ("; moving the metadata to its end" if moves else ""))
+                meta.move(geometry, activity.moved if moves else None, moved)
 
         def ended(problem: str) -> None:
-            self._fitting = False
+            self._fitting = None
             then(problem)
             waiting, self._after_fit = self._after_fit, []
             for go_on in waiting:
@@ -295,10 +319,7 @@ class Resizing:
             else:
                 ended("")
 
-        disk.adopt(geometry)
-        text = f"the disk offers {geometry.data_sectors // 2} KiB now, it was {old.data_sectors // 2} KiB"
-        r.host.log("info", "disk-grew", text + ("; moving the metadata to its end" if _moves(old, geometry) else ""))
-        meta.move(geometry, activity.moved if _moves(old, geometry) else None, moved)
+        move()
 
     def set_size(self, size_sectors: int) -> None:
         """The nodes agreed on the size of the device while they connected."""
