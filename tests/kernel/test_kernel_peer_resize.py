@@ -43,7 +43,7 @@ def test_a_larger_size_is_allowed(mixed: MixedPair, by: str, clean: bool) -> Non
     assert [size_kib(machine) for machine in mixed.machines] == [16 << 10] * 2
     begun = len(resynced_kib(mixed.ours))
     mixed.configure(disk={"size": "24M"})
-    getattr(mixed, by).do("resize", *(["--assume-clean"] if clean else []), "r0")
+    getattr(mixed, by).do(*(["--", "--assume-clean"] if clean else []), "resize", "r0")
     grown(mixed, 24 << 10)
     assert resynced_kib(mixed.ours)[begun:] == ([] if clean else [8 << 10])
     scribble(mixed.dados, "after")
@@ -119,7 +119,7 @@ def test_a_kernel_that_shrinks_is_left(mixed: MixedPair) -> None:
     """replblock does not follow, and says so."""
     mixed.begin()
     before = size_kib(mixed.ours)
-    mixed.kernel.do("resize", "--size=16M", "r0")
+    mixed.kernel.do("--", "--size=16M", "resize", "r0")
     mixed.ours.wait_state("cs:StandAlone")
     assert size_kib(mixed.ours) == before
     assert "peer-shrinks" in mixed.ours.log()
