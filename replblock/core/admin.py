@@ -11,6 +11,7 @@ from replblock.core import netoptions
 from replblock.core.answers import EXIT_CONFIG, EXIT_UNKNOWN, Answer, Reply
 from replblock.core.connecting import Connecting
 from replblock.core.detaching import Detaching
+from replblock.core.resizing import TIMER as RESIZE_TIMER
 from replblock.core.roles import Roles
 from replblock.core.waits import Waits
 from replblock.meta.errors import MetadataError
@@ -424,6 +425,8 @@ class Admin:
         """Timers whose name begins with `admin`."""
         if name == "admin-ask":
             self._unanswered()
+        elif name == RESIZE_TIMER:
+            self._r.resizing.on_timer()
         elif name == "admin-outdate":
             link = self._r.links.link
             if link is not None and link.ping_sent_ms is not None:

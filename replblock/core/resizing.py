@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from replblock.core.resource import Resource
     from replblock.wire.handshake import Sizes
 
+TIMER = "admin-resize"
+PATIENCE_TIMEOUTS = 7
+"""With ko-count 0, so many `timeout`s pass before a peer that does not answer is given up."""
 Then = Callable[[str], None]
 """then(problem): "" when all went well."""
 
@@ -120,6 +123,7 @@ class Resizing:
                 reply(admin.busy())
             elif conn == Conn.CONNECTED:
                 self._asked = Asked(reply, clean, r.state.role, old_limit, r.size_sectors)
+                r.host.timer(TIMER, (r.settings.ko_count or PATIENCE_TIMEOUTS) * r.settings.timeout_ms)
                 r.handshake.send_uuids()
                 r.handshake.send_sizes(DDS_NO_RESYNC if clean else 0, ask=True)
             elif alone:
@@ -161,7 +165,7 @@ class Resizing:
         if r.state.conn == Conn.CONNECTED and disk_here and smallest >= r.size_sectors > 0:
             return True
         if asked is not None:
-            self._asked = None
+            self._answered()
             if r.size_sectors > asked.old_size_sectors:  # both nodes were ordered to: it has happened already
                 asked.reply(Answer())
             else:
@@ -178,7 +182,7 @@ class Resizing:
         r = self._r
         link, meta, disk = r.links.link, r.meta, r.disk
         assert link is not None and meta is not None and disk is not None
-        asked, self._asked = self._asked, None
+        asked = self._answered()
 
         def begin(go_on: Callable[[], None]) -> None:
             if self._fitting is not None:  # the device must not grow over what is still to become zero
@@ -262,9 +266,20 @@ class Resizing:
         self._limit(asked.old_limit_sectors)
         asked.reply(answer)
 
+    def _answered(self) -> Asked | None:
+        asked, self._asked = self._asked, None
+        if asked is not None:
+            self._r.host.timer(TIMER, None)
+        return asked
+
+    def on_timer(self) -> None:
+        """The peer may have grown, or not: on this connection nobody knows."""
+        text = "the peer did not answer a resize: connecting anew"
+        self._r.links.drop(Conn.NETWORK_FAILURE, "resize-not-answered", text)
+
     def connection_lost(self) -> None:
         """No answer will come."""
-        asked, self._asked = self._asked, None
+        asked = self._answered()
         if asked is not None:
             self._end(asked, self._r.admin.peer_refused(None))
 

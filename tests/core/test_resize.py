@@ -421,3 +421,18 @@ def test_another_order_meanwhile(by: str, who: str, verb: str, after_ms: int) ->
     if world.a.resource.size_sectors != largest(world):
         world.ok(world.b, "resize")
     grown(world, largest(world))
+
+
+def test_a_peer_that_does_not_answer() -> None:
+    """It lives, and does nothing about it: the connection is made anew, and the order answered."""
+    world = enlarged()
+    deaf = world.b.resource
+    deaf.resizing.takes = lambda theirs: True  # type: ignore[method-assign]
+    deaf.resizing.on_sizes = lambda theirs: None  # type: ignore[method-assign]
+    answer = world.command(world.a, "resize")
+    assert answer.exit_code == 11 and "(-18)" in answer.lines[0]
+    assert said(world.a, "[resize-not-answered]")
+    del deaf.resizing.takes, deaf.resizing.on_sizes
+    world.settle()
+    world.ok(world.a, "resize")
+    grown(world, largest(world))
