@@ -321,6 +321,7 @@ class Resizing:
             elif old.start_bytes >= geometry.data_sectors << 9 or not _moves(old, geometry):
                 ended("")
             else:
+                assert old.start_bytes >= r.size_bytes, "the device grew over metadata that still moves"
                 self._zeroing += 1
                 found = disk.zero(old.start_bytes, old.end_bytes - old.start_bytes, False, zeroed)
                 if found != PENDING:
