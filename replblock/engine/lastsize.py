@@ -24,13 +24,13 @@ class LastSize:
         except (OSError, ValueError):
             return ()
 
-    def differs(self, path: str, sectors: int) -> bool:
-        """From what was noted last?"""
-        return (path, sectors) != self._noted
+    def changed(self, path: str, sectors: int) -> bool:
+        """Since this was asked last? Then it is to be noted."""
+        before, self._noted = self._noted, (path, sectors)
+        return self._noted != before
 
     def note(self, path: str, sectors: int) -> str:
         """Remember it; what went wrong, or nothing."""
-        self._noted = (path, sectors)
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             replace(self._file, remembered_text(path, list(dict.fromkeys([sectors, *self.read(path)]))))

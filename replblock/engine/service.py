@@ -299,10 +299,13 @@ class Engine:
     def _note_size(self) -> None:
         """Of the disk below, which may have grown: after the next start its metadata is looked for by this."""
         disk = self.core.disk
-        if disk is not None and self.last_size.differs(disk.path, disk.device_sectors):
-            problem = self.last_size.note(disk.path, disk.device_sectors)
-            if problem:
-                self.log.write("warning", "disk-size-not-noted", problem)
+        if disk is not None and self.last_size.changed(disk.path, disk.device_sectors):
+            self.side.put(self._write_size, disk.path, disk.device_sectors)  # on a disk that may be slow
+
+    def _write_size(self, path: str, sectors: int) -> None:
+        problem = self.last_size.note(path, sectors)
+        if problem:
+            self.log.write("warning", "disk-size-not-noted", problem)
 
     def _publish_timer(self) -> None:
         self.loop.timer_call("publish", PUBLISH_MS)
