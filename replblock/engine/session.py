@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from replblock.core.host import Buffer
 from replblock.core.requests import MAX_REQUEST_BYTES, Op, Request
 from replblock.engine.link import AGAIN, IOV_MAX, RECV_MAX_BYTES, RECV_MIN_BYTES
-from replblock.nbd.names import SIMPLE_REPLY, SIMPLE_REPLY_MAGIC, Cmd, CmdFlag, ProtocolError
+from replblock.nbd.names import SIMPLE_REPLY, Cmd, CmdFlag, ProtocolError
 from replblock.nbd.negotiation import Negotiation
 from replblock.nbd.transmission import (
     MAX_PAYLOAD_BYTES,
@@ -21,6 +21,7 @@ from replblock.nbd.transmission import (
     data_chunk_head,
     error_chunk,
     extents_chunk,
+    simple_reply,
 )
 
 if TYPE_CHECKING:
@@ -295,8 +296,7 @@ class Session:
             else:
                 self.answer_read(request.cookie, request.offset_bytes, request.length_bytes, [request.data])
             return
-        problem = request.errno
-        self._out.append(SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, nbd_error(problem) if problem else 0, request.cookie))
+        self._out.append(simple_reply(request.cookie, nbd_error(request.errno)))
         self._out_bytes += SIMPLE_REPLY.size
         self.unanswered -= 1
         if not self._dirty:
@@ -307,14 +307,14 @@ class Session:
         if in_chunks and self._structured:
             said = error_chunk(cookie, nbd_error(problem))
         else:
-            said = SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, nbd_error(problem), cookie)
+            said = simple_reply(cookie, nbd_error(problem))
         self._owe(said)
 
     def answer_read(self, cookie: int, offset: int, length: int, data: list[Buffer]) -> None:
         if self._structured:
             head = data_chunk_head(cookie, offset, length)
         else:
-            head = SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, 0, cookie)
+            head = simple_reply(cookie)
         self._owe(head, *data)
 
     def answer_extents(self, cookie: int, extents: list[Extent]) -> None:
