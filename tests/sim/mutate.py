@@ -80,7 +80,7 @@ def run(tree: str, first: int, limit: int) -> tuple[int, bool, str]:
 
 
 def noticing(tree: str, schedule: str, limit: int) -> str:
-    """How a schedule of `once_failed_since.py` fails with the package of `tree`; "" if it does not.
+    """How a schedule of the newest in `once_failed…` fails with the package of `tree`; "" if it does not.
 
     As it stands, or with other seeds of chance, so many at most.
     """
@@ -122,12 +122,12 @@ def worker(tree: str, first: int, limit: int) -> None:
 def schedule_worker(tree: str, name: str, limit: int) -> None:
     """The same for a schedule."""
     import replblock
+    from tests.sim import once_failed_lately, once_failed_since
     from tests.sim.history import Event, History
-    from tests.sim.once_failed_since import FOUND
     from tests.sim.shrink import play
 
     assert Path(replblock.__file__).resolve().parent.parent == Path(tree).resolve(), f"not the package of {tree}"
-    found = next(each for each in FOUND if each.name == name)
+    found = next(each for each in once_failed_since.FOUND + once_failed_lately.FOUND if each.name == name)
     for salt in range(limit):
         events = [Event(*event) for event in found.events]
         if salt:

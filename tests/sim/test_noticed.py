@@ -31,6 +31,9 @@ NOTICED_BY = {
     "outdated-crash-is-the-source": "crashed-while-outdated-and-the-source-when-the-other-one-was-outdated-too",
     "frozen-when-its-disk-goes": "frozen-when-its-disk-went",
     "answered-unheard": "attach-unheard-of",
+    "demoted-and-its-log-counts-no-more": "demoted-by-a-policy-without-a-flush",
+    "worse-target-says-nothing": "target-that-is-worse-without-its-source",
+    "crash-remembered-for-ever": "crash-of-before-the-resync",
 }
 ENOUGH_SEEDS = 40
 
