@@ -30,7 +30,9 @@ class Consent:
         """P_STATE_CHG_REQ: answered when the metadata says what this node is, and what a Primary builds on is for good.
 
         A Primary that was demoted and dies before that would come back as one that crashed. If the peer was promoted
-        meanwhile and dies, too, nobody can tell whose writes count.
+        meanwhile and dies, too, nobody can tell whose writes count. And where the peer is to work on this disk alone,
+        the generation that this begins is durable first: its users may have read what is here, and this disk may fail
+        before anything was written.
         """
         r = self._r
         meta, link, request = r.meta, r.links.link, StateChangeRequest.unpack(body)
@@ -48,10 +50,12 @@ class Consent:
             def flushed(error: int) -> None:
                 if error and r.meta is meta:
                     r.disk_failed(error, "flushing for the promotion of the peer")
-                if r.meta is meta:
-                    meta.save(saved)
-                else:
+                if r.meta is not meta:
                     saved(0)
+                elif r.links.link is link and self._built_on(request):
+                    self._agree_for_good(request, go_on)
+                else:
+                    meta.save(saved)
 
             def written() -> None:
                 if r.meta is meta:
@@ -74,6 +78,20 @@ class Consent:
         new = self._verdict(request, Cmd.STATE_CHG_REPLY).state
         promoted = new is not None and new.peer == Role.PRIMARY != self._r.state.peer and new.pdsk < Disk.UP_TO_DATE
         return promoted and self._r.settings.disk_flushes
+
+    def _agree_for_good(self, request: StateChangeRequest, go_on: Callable[[], None]) -> None:
+        """Carry it out, and answer when the metadata says so."""
+        r = self._r
+        link, meta, verdict = r.links.link, r.meta, self._verdict(request, Cmd.STATE_CHG_REPLY)
+        assert link is not None and meta is not None
+        self._carry_out(verdict)
+
+        def saved(error: int) -> None:
+            if r.links.link is link and not error:  # else this disk is gone, and the connection with it
+                self._reply(verdict, Cmd.STATE_CHG_REPLY)
+            go_on()
+
+        meta.save(saved)
 
     def on_connection_request(self, body: memoryview) -> None:
         """P_CONN_ST_CHG_REQ."""
@@ -105,16 +123,22 @@ class Consent:
         return request.mask & mask == mask and request.val & mask == verify
 
     def _answer(self, request: StateChangeRequest, answer: Cmd) -> None:
-        r = self._r
-        link, verdict = r.links.link, self._verdict(request, answer)
+        verdict = self._verdict(request, answer)
+        self._reply(verdict, answer)
+        self._carry_out(verdict)
+
+    def _reply(self, verdict: Verdict, answer: Cmd) -> None:
+        self._r.links.send_meta(answer, StateChangeReply(int(verdict.code)).pack())
+        if verdict.state is None and verdict.code < Code.SUCCESS:
+            text = f"refused the peer's state change: ({int(verdict.code)}) {verdict.code.text}"
+            self._r.host.log("info", verdict.rule, text)
+
+    def _carry_out(self, verdict: Verdict) -> None:
+        r, new = self._r, verdict.state
+        link = r.links.link
         assert link is not None
-        r.links.send_meta(answer, StateChangeReply(int(verdict.code)).pack())
-        if verdict.state is None:
-            if verdict.code < Code.SUCCESS:
-                text = f"refused the peer's state change: ({int(verdict.code)}) {verdict.code.text}"
-                r.host.log("info", verdict.rule, text)
+        if new is None:
             return
-        new = verdict.state
         if new.conn == Conn.TEAR_DOWN:
             r.host.push(link.meta)
             text = "the peer disconnects by order of its operator"

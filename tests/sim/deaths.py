@@ -20,13 +20,18 @@ class Deaths(Answers):
     def flush_failed(self, node: Node) -> None:
         ledger = self.ledger(node)
         for mark in {m for marks in ledger.at.values() for m in marks}:
-            if node.name not in mark.durable:
+            if node.name not in mark.durable and not self._never_came(node, mark):
                 mark.unsure.add(node.name)
         state = node.state
         ledger.flush_failed, ledger.failed_ms = self.tick(), self.sim.now
         ledger.failed_apart = state.conn < Conn.CONNECTED
         if state.disk > Disk.FAILED or state.disk == Disk.ATTACHING:  # else it had failed before
             ledger.alone_at_failure = self._fails_alone(node, state)
+
+    def _never_came(self, node: Node, mark: Mark) -> bool:
+        """A peer's write that this disk has not seen, and that is answered only when it has: it will be written anew."""
+        waits = self.protocol == "C" or node.peer.state.disk != Disk.UP_TO_DATE
+        return mark.node != node.name and mark.acked is None and waits and not self.holds(node, mark)
 
     def _fails_alone(self, node: Node, state: Any) -> bool:
         """Does this disk go where only its own application need be told, as with a power loss of its Primary?"""

@@ -37,4 +37,23 @@ FOUND = (
           "waited for a resync that the other one saw no reason for",
           {"blocks": 16},
           (("kill", "a"), ("mend", "b"), ("pause", "a"), ("detach", "b", None, 8), ("stall", "a", 50, 8))),
+    Found("promoted-on-a-copy-that-forgot-it",
+          "a crashed Primary without a disk was promoted on its peer's copy, and that disk failed before the new "
+          "generation was on it: met again, the crashed one's older disk was the source",
+          {"batch": 0.3, "blocks": 16, "ping_int_ms": 700, "slow_ms": 2},
+          (("write", "b", (41, 8, False)), ("wait", "b"), ("write", "a", (0, 8, False), 5), ("power", "a"),
+           ("fail", "a", "meta"), ("up", "a"), ("wait", "a", None, 4000), ("primary", "a"),
+           ("write", "b", (0, 2, False), 1, 3845500936), ("write", "a", (45, 8, False), 1),
+           ("fail", "b", "write", 15, 3048725192))),
+    Found("flush-that-failed-before-the-write-came",
+          "the last copy's disk failed a flush while it was attached, and took a waiting write only later, on a sound "
+          "disk; a policy gave that disk's data up then (the oracle wanted a flush to fail for it)",
+          {"after_sb_0pri": "discard-least-changes", "blocks": 16, "ping_int_ms": 700},
+          (("down", "b", None, 8), ("fail", "a", "flush", 8), ("secondary", "a"), ("up", "b", None, 1, 2096472348),
+           ("heal", "b", None, 15, 2132450150), ("primary", "a"), ("wait", "a", None, 4000), ("fail", "b", "flush"),
+           ("write", "a", (104, 2, False)), ("wait", "b", None, 12000), ("attach", "b"),
+           ("write", "b", (64, 8, False), 2), ("flush", "b", None, 2, 3853369742), ("primary", "b", None, 5),
+           ("wait", "a", None, 1500, 3711476520), ("wait", "b", None, 4000), ("cut_one_way", "b", None, 1),
+           ("wait", "b", None, 100), ("write", "b", (89, 16, False), 8), ("secondary", "a"), ("mend", "a"),
+           ("force", "a", None, 1), ("primary", "b", None, 8), ("flush", "b"))),
 )  # fmt: skip
