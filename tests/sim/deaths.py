@@ -29,7 +29,7 @@ class Deaths(Answers):
             ledger.alone_at_failure = self._fails_alone(node, state)
 
     def _never_came(self, node: Node, mark: Mark) -> bool:
-        """A peer's write that this disk has not seen, and that is answered only when it has: it will be written anew."""
+        """A write of the peer that never came here, and is answered only when it has: it will be written anew."""
         waits = self.protocol == "C" or node.peer.state.disk != Disk.UP_TO_DATE
         return mark.node != node.name and mark.acked is None and waits and not self.holds(node, mark)
 

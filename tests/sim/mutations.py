@@ -332,4 +332,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation("crash-remembered-for-ever", "core/aftermath.py",
              "            self._r.handshake.crash_is_history()\n", "",
              "a node waits for a resync that the other sees no reason for"),
+    Mutation("agreed-before-it-is-for-good", "core/consent.py",
+             "                elif r.links.link is link and self._built_on(request):\n", "                elif False:\n",
+             "6: a Primary on the peer's copy, whose disk fails at once, is overwritten with its older disk"),
 )  # fmt: skip

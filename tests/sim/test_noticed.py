@@ -34,6 +34,7 @@ NOTICED_BY = {
     "demoted-and-its-log-counts-no-more": "demoted-by-a-policy-without-a-flush",
     "worse-target-says-nothing": "target-that-is-worse-without-its-source",
     "crash-remembered-for-ever": "crash-of-before-the-resync",
+    "agreed-before-it-is-for-good": "promoted-on-a-copy-that-forgot-it",
 }
 ENOUGH_SEEDS = 40
 
