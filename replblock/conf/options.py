@@ -145,7 +145,7 @@ DISK = (
          "32K-striping 64K-striping 128K-striping 256K-striping 512K-striping 1M-striping",
          "which node's disk serves reads", NEW, "accepted"),
     number("disk", "rs-discard-granularity", 0, 1048576, 0, "bytes", "resync zeroes by discards of this size", NEW,
-           support="accepted", since="8.4.7"),
+           since="8.4.7"),
     boolean("disk", "discard-zeroes-if-aligned", True, "trust aligned discards to read back as zeroes", NEW,
             "accepted"),
     boolean("disk", "disable-write-same", False, "do not offer WRITE SAME", NEW, "accepted"),

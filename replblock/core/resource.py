@@ -272,8 +272,10 @@ class Resource:
             Cmd.COMPRESSED_BITMAP: y.bitmaps.on_compressed,
             Cmd.SYNC_UUID: self.admin.on_sync_uuid,
             Cmd.RS_DATA_REQUEST: y.source.on_request,
+            Cmd.RS_THIN_REQ: y.source.on_thin_request,
             Cmd.CSUM_RS_REQUEST: y.source.on_request,
             Cmd.RS_DATA_REPLY: y.target.on_reply,
+            Cmd.RS_DEALLOCATED: y.target.on_deallocated,
             Cmd.OV_REQUEST: y.verify.target.on_request,
             Cmd.OV_REPLY: y.verify.source.on_reply,
         }

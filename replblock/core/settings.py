@@ -62,6 +62,8 @@ class Settings:
     c_max_rate_kib: int = 102400
     c_min_rate_kib: int = 250
     discard_zeroes_if_aligned: bool = True
+    rs_discard_granularity: int = 0
+    """Where a resync brings zeroes, holes may be punched (DRBD: in pieces of so many bytes)."""
 
     # options
     on_no_data_accessible: str = "io-error"
@@ -75,8 +77,8 @@ class Settings:
     max_in_flight_bytes: int = 64 << 20
     offer_ordered: bool = True
     """Offer the feature bit that lets two replblock nodes use order-only epochs."""
-    offer_features: int = 0b1101
-    """TRIM, WSAME (32-byte limits tail), WZEROES as a kernel node offers them."""
+    offer_features: int = 0b1111
+    """TRIM, THIN_RESYNC, WSAME (32-byte limits tail), WZEROES as a kernel node offers them."""
     version_min: int = 86
     version_max: int = 101
     handlers: frozenset[str] = field(default_factory=frozenset)

@@ -5,18 +5,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from replblock.core.host import PENDING, Buffer
 from replblock.core.link import Link
 from replblock.core.overlap import Busy
 from replblock.core.parting import ABOUT_TO_BE_SOURCE, part_from_target_to_be
+from replblock.core.thin import only_zeroes
 from replblock.meta.superblock import Flag
 from replblock.state.names import Conn, Disk
 from replblock.wire.commands import Cmd
 from replblock.wire.errors import ProtocolError
 from replblock.wire.limits import max_bio_bytes
-from replblock.wire.packets import BLOCK_REQ_BODY, BlockAck, BlockReq
+from replblock.wire.packets import BLOCK_REQ_BODY, BlockAck, BlockDesc, BlockReq
 
 if TYPE_CHECKING:
     from replblock.core.metastore import MetaStore
@@ -25,6 +26,16 @@ if TYPE_CHECKING:
 SOURCE = frozenset({Conn.SYNC_SOURCE, Conn.PAUSED_SYNC_S})
 MOST_UNWRITTEN = 64
 """Places where writes failed that are known one by one; of more, only from where to where they are."""
+
+
+class Asked(NamedTuple):
+    """What the target asks for."""
+
+    request: BlockReq
+    digest: bytes
+    """Of what it has; empty if it wants the data whatever it is."""
+    thin: bool
+    """Where there are only zeroes it wants to be told just that."""
 
 
 class ResyncSource:
@@ -77,11 +88,15 @@ class ResyncSource:
         self._failures = 0
         self._r.sync.checksums.begin_source()
 
-    def on_request(self, body: memoryview) -> None:
+    def on_thin_request(self, body: memoryview) -> None:
+        """P_RS_THIN_REQ: nothing but zeroes may be answered with a word."""
+        self.on_request(body, thin=True)
+
+    def on_request(self, body: memoryview, thin: bool = False) -> None:
         """P_RS_DATA_REQUEST, P_CSUM_RS_REQUEST."""
         r = self._r
-        request, theirs = BlockReq.unpack(body), bytes(body[BLOCK_REQ_BODY.size :])
-        size = request.size_bytes
+        request = BlockReq.unpack(body)
+        asked, size = Asked(request, bytes(body[BLOCK_REQ_BODY.size :]), thin), request.size_bytes
         link = r.links.link
         if link is None:
             return
@@ -90,15 +105,15 @@ class ResyncSource:
         r.secondary.reads.asked(link, size)
         meta = r.meta
         if meta is None or r.state.conn not in SOURCE or not meta.flags & Flag.WENT_ON_ALONE:
-            self._serve(link, request, theirs)
+            self._serve(link, asked)
             return
         # The target has begun: its disk says Inconsistent, and does not look as if it had moved on any more. From now
         # on this disk's changes are no longer its own; and before that is durable the target cannot come to the end.
         meta.put_flags(0, Flag.WENT_ON_ALONE)
-        meta.save(lambda error: self._serve(link, request, theirs))
+        meta.save(lambda error: self._serve(link, asked))
 
-    def _serve(self, link: Link, request: BlockReq, theirs: bytes) -> None:
-        r = self._r
+    def _serve(self, link: Link, asked: Asked) -> None:
+        r, request = self._r, asked.request
         if r.links.link is not link:
             return
         disk = r.disk
@@ -110,39 +125,41 @@ class ResyncSource:
         r.primary.go()  # a write that was sent to the peer in this wake-up is on this disk before it is read
         busy = r.primary.busy.find(start, end)
         if busy is not None:
-            busy.waiters.append(partial(self._serve, link, request, theirs))
+            busy.waiters.append(partial(self._serve, link, asked))
             return
         box: list[Busy] = []
-        result = disk.read(start, request.size_bytes, partial(self._read_later, link, request, theirs, box))
+        result = disk.read(start, request.size_bytes, partial(self._read_later, link, asked, box))
         if not isinstance(result, int):
-            self._reply(link, request, theirs, result)
+            self._reply(link, asked, result)
         elif result == PENDING:
             self.reading += 1
             box.append(r.primary.busy.add(start, end, "resync-read"))
         else:
             self._failed(link, request, result)
 
-    def _read_later(
-        self, link: Link, request: BlockReq, theirs: bytes, box: list[Busy], error: int, data: Buffer
-    ) -> None:
+    def _read_later(self, link: Link, asked: Asked, box: list[Busy], error: int, data: Buffer) -> None:
         self.reading -= 1
         if self._r.links.link is link:
             if error:
-                self._failed(link, request, error)
+                self._failed(link, asked.request, error)
             else:
-                self._reply(link, request, theirs, data)
+                self._reply(link, asked, data)
         self._r.primary.busy.free(box[0])
         self._r.primary.go()
 
-    def _reply(self, link: Link, request: BlockReq, theirs: bytes, data: Buffer) -> None:
-        if theirs and self._r.sync.checksums.same(data, theirs):
+    def _reply(self, link: Link, asked: Asked, data: Buffer) -> None:
+        request = asked.request
+        if asked.digest and self._r.sync.checksums.same(data, asked.digest):
             self.in_sync(request.sector << 9, request.size_bytes)
             ack = BlockAck(request.sector, request.block_id, request.size_bytes)
             self._r.secondary.ack_resync(link, Cmd.RS_IS_IN_SYNC, ack)
             self._r.secondary.reads.answered(link, request.size_bytes)
             return
         self.sent_sectors += len(data) >> 9
-        self._r.secondary.send_block(link, Cmd.RS_DATA_REPLY, request.sector, request.block_id, data)
+        if asked.thin and only_zeroes(data):
+            self._r.links.send(Cmd.RS_DEALLOCATED, BlockDesc(request.sector, request.size_bytes).pack())
+        else:
+            self._r.secondary.send_block(link, Cmd.RS_DATA_REPLY, request.sector, request.block_id, data)
         self._r.secondary.reads.answered(link, request.size_bytes)
 
     def _failed(self, link: Link, request: BlockReq, error: int) -> None:

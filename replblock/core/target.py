@@ -11,14 +11,15 @@ from replblock.core.host import PENDING
 from replblock.core.link import Link
 from replblock.core.overlap import ON_DISK, Busy
 from replblock.core.rate import STEP_MS, RateController
+from replblock.core.thin import make_zero
 from replblock.meta.superblock import Flag
 from replblock.state.names import Conn, Role
 from replblock.state.packed import State
 from replblock.wire.commands import Cmd
 from replblock.wire.errors import ProtocolError
-from replblock.wire.flags import ID_SYNCER
+from replblock.wire.flags import FEATURE_THIN_RESYNC, ID_SYNCER
 from replblock.wire.limits import max_bio_bytes
-from replblock.wire.packets import BlockAck, BlockReq, Data
+from replblock.wire.packets import BlockAck, BlockDesc, BlockReq, Data
 
 if TYPE_CHECKING:
     from replblock.core.resource import Resource
@@ -221,7 +222,9 @@ class ResyncTarget:
         link, checksums = r.links.link, r.sync.checksums
         for first, start, size in asked:
             if not checksums.asks:
-                r.links.send(Cmd.RS_DATA_REQUEST, BlockReq(start >> 9, ID_SYNCER, size).pack())
+                thin = link is not None and link.features & FEATURE_THIN_RESYNC
+                cmd = Cmd.RS_THIN_REQ if thin else Cmd.RS_DATA_REQUEST
+                r.links.send(cmd, BlockReq(start >> 9, ID_SYNCER, size).pack())
             elif link is None or r.links.link is not link:
                 return  # an earlier one could not be read, and that was the end of the connection
             elif self.still_wants(first):
@@ -277,29 +280,37 @@ class ResyncTarget:
 
     def on_reply(self, body: memoryview) -> None:
         """P_RS_DATA_REPLY."""
+        head = Data.unpack(body[:24])
+        payload = self._r.secondary.verified(body[24:], Cmd.RS_DATA_REPLY)
+        self._answered(Cmd.RS_DATA_REPLY, head.sector, len(payload), payload)
+
+    def on_deallocated(self, body: memoryview) -> None:
+        """P_RS_DEALLOCATED: the source has only zeroes there."""
+        told = BlockDesc.unpack(body)
+        self._answered(Cmd.RS_DEALLOCATED, told.sector, told.size_bytes, None)
+
+    def _answered(self, cmd: Cmd, sector: int, size: int, payload: memoryview | None) -> None:
         r = self._r
         link = r.links.link
-        head = Data.unpack(body[:24])
-        payload = r.secondary.verified(body[24:], Cmd.RS_DATA_REPLY)
-        disk, meta = r.disk, r.meta
-        first = head.sector >> 3
+        first = sector >> 3
         known = self._outstanding.get(first)
         if known is None or link is None:
-            raise ProtocolError(f"resync data for sector {head.sector} that was not asked for", Cmd.RS_DATA_REPLY)
-        size = len(payload)
+            raise ProtocolError(f"resync data for sector {sector} that was not asked for", cmd)
         length, _busy = known
-        if size != min(length * BLOCK_BYTES, r.size_bytes - (head.sector << 9)):
-            raise ProtocolError(f"resync data of {size} bytes, {length} blocks were asked for", Cmd.RS_DATA_REPLY)
-        if disk is None or meta is None or first in self._asked_before:
+        if size != min(length * BLOCK_BYTES, r.size_bytes - (sector << 9)):
+            raise ProtocolError(f"resync data of {size} bytes, {length} blocks were asked for", cmd)
+        if r.disk is None or r.meta is None or first in self._asked_before:
             self._done(first)
             return
-        self._write(link, head.sector, payload, first)
+        self._write(link, sector, size, payload, first)
 
-    def _write(self, link: Link, sector: int, payload: memoryview, first: int, turn: Busy | None = None) -> None:
+    def _write(
+        self, link: Link, sector: int, size: int, payload: memoryview | None, first: int, turn: Busy | None = None
+    ) -> None:
         r = self._r
         busy = r.primary.busy
-        start, end = sector << 9, (sector << 9) + len(payload)
-        begin = partial(self._write, link, sector, payload, first)
+        start, end = sector << 9, (sector << 9) + size
+        begin = partial(self._write, link, sector, size, payload, first)
         if turn is None and busy.count and busy.queue(start, end, "local", begin, ON_DISK):
             return
         disk = r.disk
@@ -310,14 +321,22 @@ class ResyncTarget:
                 busy.free(turn)
             return
         box: list[Busy] = []
-        result = disk.write(start, payload, partial(self._written_later, link, sector, len(payload), first, box))
+        done = partial(self._written_later, link, sector, size, first, box)
+        if payload is not None:
+            result = disk.write(start, payload, done)
+        else:
+            punch = bool(r.settings.rs_discard_granularity)
+            result = make_zero(disk, start, size, punch, partial(self._still_for, link, first), done)
         if result == PENDING:
             self.writing += 1
             box.append(turn or busy.add(start, end, "local"))
         else:
-            self._written(link, sector, len(payload), first, result)
+            self._written(link, sector, size, first, result)
             if turn is not None:
                 busy.free(turn)
+
+    def _still_for(self, link: Link, first: int) -> bool:
+        return self._r.links.link is link and first not in self._asked_before
 
     def _written_later(self, link: Link, sector: int, size: int, first: int, box: list[Busy], error: int) -> None:
         self.writing -= 1

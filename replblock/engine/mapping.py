@@ -74,6 +74,7 @@ TABLE: tuple[tuple[str, str, str, Convert], ...] = (
     ("c_max_rate_kib",           "disk",    "c-max-rate",                 same),
     ("c_min_rate_kib",           "disk",    "c-min-rate",                 same),
     ("discard_zeroes_if_aligned", "disk",   "discard-zeroes-if-aligned",  bool),
+    ("rs_discard_granularity",   "disk",    "rs-discard-granularity",     same),
     ("on_no_data_accessible",    "options", "on-no-data-accessible",      text),
     ("wfc_timeout_s",            "startup", "wfc-timeout",                same),
     ("degr_wfc_timeout_s",       "startup", "degr-wfc-timeout",           same),

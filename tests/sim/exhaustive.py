@@ -14,7 +14,7 @@ from tests.sim.history import Event, History
 
 SETUP: dict[str, Any] = {
     "protocol": "C", "blocks": 2, "delay_ms": 1, "slow_share": 0.3, "slow_ms": 2, "connect_int_ms": 3000,
-    "last_power_cut": False, "al_extents": 7,
+    "last_power_cut": False, "al_extents": 7, "offer_features": 0b1111,
 }  # fmt: skip
 SHORT_MS, LONG_MS = 4, 8000
 """In the middle of things; and long enough for a dead peer to be noticed."""

@@ -20,6 +20,10 @@ SHARPER_SEEDS = 30_000_000
 CROSSING_SEEDS = 60_000_000
 """From this seed on also those in which an order, a failure and a death cross each other within milliseconds."""
 
+THIN_SEEDS = 70_000_000
+"""From this seed on a resync may tell zeroes with a word."""
+THIN = 0b10
+
 
 class Event(NamedTuple):
     """Something that happens to a node; afterwards time passes. `salt` seeds all chance until the next event.
@@ -177,6 +181,8 @@ def _richer_history(seed: int, events: int) -> History:
     if sharper:
         world["batch"] = choice([0.0, 0.05, 0.3, 0.6])
         world["al_extents"] = choice([2, 2, 7, 67])
+    if seed >= THIN_SEEDS and world["offer_features"]:
+        world["offer_features"] |= THIN
     known = (*SHARPER, *CROSSINGS) if seed >= CROSSING_SEEDS else SHARPER if sharper else SCENES
     made: list[Event] = []
     upto = events + rng.randrange(40)

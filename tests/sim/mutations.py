@@ -335,4 +335,11 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation("agreed-before-it-is-for-good", "core/consent.py",
              "                elif r.links.link is link and self._built_on(request):\n", "                elif False:\n",
              "6: a Primary on the peer's copy, whose disk fails at once, is overwritten with its older disk"),
+    Mutation("data-told-as-zeroes", "core/source.py",
+             "if asked.thin and only_zeroes(data):", "if asked.thin:",
+             "4: a resync's target gets zeroes for data"),
+    Mutation("zeroes-that-are-not-written", "core/thin.py",
+             "return 0 if only_zeroes(found) else disk", "return 0 if True else disk",
+             "4: where the source has zeroes the target keeps what it had",
+             (("core/thin.py", "if wanted() and (error or not only_zeroes(data)):", "if False:"),)),
 )  # fmt: skip

@@ -74,6 +74,7 @@ class Player:
         chosen = {k: v for k, v in world.items() if k in SETTINGS}
         if not world.get("compares"):
             chosen.pop("csums_alg", None)  # histories from before it had an effect stay what they were
+        chosen.setdefault("offer_features", 0b1101)  # without THIN_RESYNC, from before it was built
         chosen.setdefault("c_plan_ahead", 0)
         chosen.setdefault("resync_rate_kib", 4 << 20)
         if name == "b" and "after_sb_0pri" in chosen:
