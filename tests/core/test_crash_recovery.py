@@ -270,7 +270,8 @@ def test_after_a_primarys_crash_the_hot_extents_and_only_they_are_resynced(
 ) -> None:
     """Two cores: what goes over the wire after the crash is exactly the extents of the log, plus what was marked."""
     rng = random.Random(seed)
-    world = World(seed, size_bytes=40 * MIB, protocol=protocol, al_extents=rng.choice((3, 7, 67))).pair()
+    world = World(seed, size_bytes=40 * MIB, protocol=protocol, al_extents=rng.choice((3, 7, 67)),
+                  offer_features=0b1101).pair()  # zeroes are written, too
     for _ in range(30):
         world.write(world.a, rng.randrange(9) * 4 * MIB + rng.randrange(1000) * 4096, rng.randbytes(4096))
         if rng.random() < 0.2:

@@ -79,7 +79,7 @@ def test_no_resync_data_is_asked_for_where_a_write_is_on_its_way(attached: bool)
     send = a.resource.links.send
 
     def watched(cmd: Cmd, body: bytes = b"") -> None:
-        if cmd == Cmd.RS_DATA_REQUEST:
+        if cmd in (Cmd.RS_DATA_REQUEST, Cmd.RS_THIN_REQ):
             asked.append(BlockReq.unpack(memoryview(body)).sector << 9)
         send(cmd, body)
 

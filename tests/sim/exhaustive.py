@@ -14,7 +14,7 @@ from tests.sim.history import Event, History
 
 SETUP: dict[str, Any] = {
     "protocol": "C", "blocks": 2, "delay_ms": 1, "slow_share": 0.3, "slow_ms": 2, "connect_int_ms": 3000,
-    "last_power_cut": False, "al_extents": 7, "offer_features": 0b1111,
+    "last_power_cut": False, "al_extents": 7,
 }  # fmt: skip
 SHORT_MS, LONG_MS = 4, 8000
 """In the middle of things; and long enough for a dead peer to be noticed."""
@@ -66,7 +66,7 @@ def count(name: str) -> int:
 def schedules(name: str, first: int = 0, step: int = 1, protocol: str = "C") -> Iterator[History]:
     """Every `step`-th of them, beginning with number `first`; short ones come first."""
     alphabet, most = SETS[name]
-    setup = {**SETUP, "protocol": protocol}
+    setup = {**SETUP, "protocol": protocol, "offer_features": 0b1111}
     every = itertools.chain.from_iterable(itertools.product(alphabet, repeat=n) for n in range(1, most + 1))
     for events in itertools.islice(every, first, None, step):
         yield History(setup, tuple(events))

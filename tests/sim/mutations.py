@@ -163,7 +163,7 @@ MUTATIONS: tuple[Mutation, ...] = (
              "Conn.SYNC_TARGET: Clip(Disk.INCONSISTENT, Disk.INCONSISTENT,", "Conn.SYNC_TARGET: Clip(Disk.UP_TO_DATE, Disk.UP_TO_DATE,",
              "3: a half-copied disk calls itself UpToDate"),
     Mutation("resync-reads-what-is-being-written", "core/source.py",
-             "        if busy is not None:\n            busy.waiters.append(partial(self._serve, link, request, theirs))\n            return",
+             "        if busy is not None:\n            busy.waiters.append(partial(self._serve, link, asked))\n            return",
              "        if False:\n            return",
              "4: an old block overtakes a new write"),
     Mutation("overlapping-writes-not-in-order", "core/secondary.py",
