@@ -26,10 +26,13 @@ class Progress:
         self._paused_ms = 0
         self._paused_since_ms: int | None = None
         self.marks: list[tuple[int, int]] = []
+        self.zero_sectors = 0
+        """What was told to be zero, and not sent."""
 
     def begin(self, total_blocks: int) -> None:
         """From here on, with so many blocks to go through."""
         self.total_blocks = total_blocks
+        self.zero_sectors = 0
         self.started_ms = self._r.host.now_ms()
         self._paused_ms, self._paused_since_ms = 0, None
         self.marks = [(self.started_ms, total_blocks)]

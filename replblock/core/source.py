@@ -157,6 +157,7 @@ class ResyncSource:
             return
         self.sent_sectors += len(data) >> 9
         if asked.thin and only_zeroes(data):
+            self._r.sync.progress.zero_sectors += len(data) >> 9
             self._r.links.send(Cmd.RS_DEALLOCATED, BlockDesc(request.sector, request.size_bytes).pack())
         else:
             self._r.secondary.send_block(link, Cmd.RS_DATA_REPLY, request.sector, request.block_id, data)

@@ -386,6 +386,8 @@ class Resync:
         spared = self.checksums.summary(total)
         if spared:
             self._r.host.log("info", "resync-checksums", spared)
+        if zeroes := self.progress.zero_sectors:
+            self._r.host.log("info", "resync-zeroes", f"{zeroes // 2}K were zeroes: told, not sent")
 
     def finished_as_target(self, failed: int) -> None:
         """Every block is here and flushed, and the source knows: become what it is."""

@@ -287,6 +287,7 @@ class ResyncTarget:
     def on_deallocated(self, body: memoryview) -> None:
         """P_RS_DEALLOCATED: the source has only zeroes there."""
         told = BlockDesc.unpack(body)
+        self._r.sync.progress.zero_sectors += told.size_bytes >> 9
         self._answered(Cmd.RS_DEALLOCATED, told.sector, told.size_bytes, None)
 
     def _answered(self, cmd: Cmd, sector: int, size: int, payload: memoryview | None) -> None:

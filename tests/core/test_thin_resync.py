@@ -68,6 +68,9 @@ def test_zeroes_travel_as_a_word() -> None:
     assert sum(length - 24 for length in data) == 4 * MIB
     assert words and set(words) == {16}
     assert calls == [], "what is zero already is not written"
+    told = [line.split("] ")[1] for line in world.lines if "[resync-zeroes]" in line]
+    zeroes = world.a.resource.size_bytes - 4 * MIB
+    assert told[-2:] == [f"{zeroes >> 10}K were zeroes: told, not sent"] * 2
 
 
 @pytest.mark.parametrize("granularity", [0, 4096])

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tests.e2e.waiting import wait_until
 from tests.kernel.mixed import MixedPair, resynced_kib, scribble
-from tests.kernel.pair import DEVICE
+from tests.kernel.pair import DEVICE, DISK
 from tests.kernel.test_replication import STOP, WRITER, check_files
 
 DISK_KIB = 32 << 10
@@ -133,8 +135,34 @@ def test_trim_and_zeroes(mixed: MixedPair) -> None:
     scribble(mixed.dados, "data", 500)
     for what in ("", "--zeroout"):
         for at, length in ((1 << 20, 3 << 20), (5 << 20 | 4096, 8192), (9 << 20, 12 << 20)):
-            mixed.dados.sh(f"blkdiscard {what} --offset {at} --length {length} {DEVICE} 2>&1 || true")
+            mixed.dados.sh(f"blkdiscard {what} --offset {at} --length {length} {DEVICE}")
+            if what:
+                mixed.dados.sh(f"cmp -n {length} -i {at}:0 {DEVICE} /dev/zero")
     mixed.assert_agree()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("pieces", [0, 4096, 65536])
+def test_zeroes_in_a_resync(mixed: MixedPair, pieces: int) -> None:
+    """They are only told, where the target asks for that; what it had there is gone all the same."""
+    mixed.begin(disk={"rs-discard-granularity": pieces})
+    scribble(mixed.dados, "data", 500, 8)
+    for count, target in enumerate((mixed.backup, mixed.dados), 1):
+        if target is mixed.dados:
+            mixed.swap(mixed.backup)
+        target.do("down", "r0")
+        target.sh(f"yes {target.name} | dd of={DISK} bs=1M seek=12 count=3 iflag=fullblock conv=notrunc,fsync"
+                  " status=none")  # fmt: skip
+        target.do("up", "r0")
+        mixed.settle()
+        target.do("invalidate", "r0")
+        wait_until(lambda count=count: len(resynced_kib(mixed.ours)) == count, mixed.ours.log)
+        mixed.assert_agree()
+        told = [int(kib) for kib in re.findall(r"(\d+)K were zeroes: told, not sent", mixed.ours.log())]
+        if target is mixed.ours:
+            assert told[-1] > 16 << 10, told
+        elif not pieces:
+            assert len(told) < count, "the kernel asks for that only if it is told to"
 
 
 @pytest.mark.long
