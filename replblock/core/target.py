@@ -273,10 +273,7 @@ class ResyncTarget:
         aligned = first & -first if first else most
         # of a large request the budget's part: a power of two, for the sake of those that follow
         affordable = 1 << max(0, (self._budget_sectors // PAGE_SECTORS).bit_length() - 1)
-        limit = min(aligned, most, affordable)
-        clear = meta.bitmap.next_clear(first)
-        end = meta.bitmap.bits if clear < 0 else clear
-        return max(1, min(limit, end - first))
+        return max(1, meta.bitmap.set_run(first, min(aligned, most, affordable)))
 
     def on_reply(self, body: memoryview) -> None:
         """P_RS_DATA_REPLY."""

@@ -22,15 +22,19 @@ _ONES = {n: b"\xff" * n for n in _STEPS}
 
 
 class Bitmap:
-    """``bits`` bits, all clear at first. ``count`` is always the number of set bits, at no cost."""
+    """``bits`` bits, all clear at first. ``count`` is always the number of set bits, at no cost.
 
-    __slots__ = ("_bits", "_changed", "_data", "count")
+    Memory: 32 MiB for each TiB of data. A search reads only the blocks of 4 KiB that ever held a set bit.
+    """
+
+    __slots__ = ("_bits", "_changed", "_data", "_used", "count")
 
     def __init__(self, bits: int) -> None:
         if bits < 0:
             raise ValueError(f"{bits} bits")
         self._bits = bits
         self._data = bytearray(-(-bits // BLOCK_BITS) * BLOCK_BYTES)
+        self._used = bytearray(self.n_blocks)  # 0: nothing is set in this block of 4 KiB; 1: something is, or was
         self._changed: set[int] = set()
         self.count = 0
 
@@ -65,6 +69,7 @@ class Bitmap:
             if old & bit:
                 return 0
             data[at] = old | bit
+            self._used[first >> _BLOCK_SHIFT] = 1
             self._changed.add(first >> _BLOCK_SHIFT)
             self.count += 1
             return 1
@@ -77,8 +82,9 @@ class Bitmap:
         if not fresh:
             return 0
         data[low:high] = (word | mask).to_bytes(high - low, "little")
-        self._changed.add(first >> _BLOCK_SHIFT)
-        self._changed.add((end - 1) >> _BLOCK_SHIFT)
+        for block in (first >> _BLOCK_SHIFT, (end - 1) >> _BLOCK_SHIFT):
+            self._used[block] = 1
+            self._changed.add(block)
         newly = fresh.bit_count()
         self.count += newly
         return newly
@@ -148,7 +154,7 @@ class Bitmap:
             fresh = (upto - at) * 8 - _count(data, at, upto)
             if fresh:
                 data[at:upto] = _ONES[_CHUNK_BYTES][:upto - at]
-                self._changed.update(range(at // BLOCK_BYTES, (upto - 1) // BLOCK_BYTES + 1))
+                self._touched(at, upto)
                 self.count += fresh
                 newly += fresh
         return newly
@@ -165,7 +171,15 @@ class Bitmap:
                 self._changed.update(range(at // BLOCK_BYTES, (upto - 1) // BLOCK_BYTES + 1))
                 self.count -= gone
                 newly += gone
+        if not self.count:
+            self._used = bytearray(self.n_blocks)
         return newly
+
+    def _touched(self, at: int, upto: int) -> None:
+        """Bits were set somewhere in these bytes."""
+        low, high = at // BLOCK_BYTES, (upto - 1) // BLOCK_BYTES + 1
+        self._used[low:high] = b"\1" * (high - low)
+        self._changed.update(range(low, high))
 
     # --- scans ------------------------------------------------------------------------------------------------
 
@@ -177,9 +191,24 @@ class Bitmap:
         word = int.from_bytes(data[at:at + WORD_BYTES], "little") >> (start & 7)
         if word:
             return start + (word & -word).bit_length() - 1
-        at = _skip(data, at + WORD_BYTES, _ZEROS)
-        word = int.from_bytes(data[at:at + 2 * WORD_BYTES], "little")
-        return at * 8 + (word & -word).bit_length() - 1 if word else -1
+        at += WORD_BYTES
+        block = at // BLOCK_BYTES
+        while 0 <= block < len(self._used):
+            if self._used[block]:
+                word = int.from_bytes(data[at:(block + 1) * BLOCK_BYTES], "little")
+                if word:
+                    return at * 8 + (word & -word).bit_length() - 1
+                if at == block * BLOCK_BYTES:
+                    self._used[block] = 0
+            block = self._used.find(1, block + 1)
+            at = block * BLOCK_BYTES
+        return -1
+
+    def set_run(self, first: int, most: int) -> int:
+        """How many bits are set from ``first`` on, without a gap; ``most`` (at most 4096) at the most."""
+        end = min(first + most, self._bits)
+        word = int.from_bytes(self._data[first >> 3:(end + 7) >> 3], "little") >> (first & 7)
+        return min((~word & word + 1).bit_length() - 1, end - first)
 
     def next_clear(self, start: int) -> int:
         """The first clear bit at or after ``start``; -1 when there is none."""
@@ -232,7 +261,7 @@ class Bitmap:
         if not fresh:
             return 0
         self._data[at:upto] = (old | more).to_bytes(upto - at, "little")
-        self._changed.update(range(at // BLOCK_BYTES, (upto - 1) // BLOCK_BYTES + 1))
+        self._touched(at, upto)
         newly = fresh.bit_count()
         self.count += newly
         return newly
@@ -254,11 +283,28 @@ class Bitmap:
 
         Nothing counts as changed afterwards, except a last block whose unused bits had to be cleared.
         """
-        size = len(self._data)
-        self._data[:] = bytes(data[:size]).ljust(size, b"\0")
+        self._data = bytearray(len(self._data))
+        self._used = bytearray(self.n_blocks)
         self._changed.clear()
-        self._clear_unused()
-        self.count = _count(self._data, 0, size)
+        self.count = 0
+        self.load_piece(0, data[:len(self._data)])
+
+    def load_piece(self, at_bytes: int, data: Buffer) -> None:
+        """The same for a part of what is clear so far.
+
+        Raises ValueError where it reaches beyond the bitmap.
+        """
+        upto = at_bytes + len(data)
+        if at_bytes < 0 or upto > len(self._data):
+            raise ValueError(f"{len(data)} bytes at {at_bytes} are not within {len(self._data)}")
+        if not len(data) or bytes(data) == bytes(len(data)):
+            return
+        self._data[at_bytes:upto] = data
+        low, high = at_bytes // BLOCK_BYTES, (upto - 1) // BLOCK_BYTES + 1
+        self._used[low:high] = b"\1" * (high - low)
+        if upto * 8 > self._bits:
+            self._clear_unused()
+        self.count += _count(self._data, at_bytes, upto)
 
     # --- the whole --------------------------------------------------------------------------------------------
 
@@ -280,8 +326,10 @@ class Bitmap:
         size = -(-bits // BLOCK_BITS) * BLOCK_BYTES
         if size < len(self._data):
             del self._data[size:]
+            del self._used[size // BLOCK_BYTES:]
         else:
             self._data.extend(bytes(size - len(self._data)))
+            self._used.extend(bytes(size // BLOCK_BYTES - len(self._used)))
         self._bits = bits
         self._changed = {block for block in self._changed if block < self.n_blocks}
         self._changed.update(range(old_blocks, self.n_blocks))

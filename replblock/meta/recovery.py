@@ -40,12 +40,10 @@ def recover(
     old_bits = bits_of(superblock.la_size_sectors)
     bitmap = Bitmap(old_bits)
     length = min(-(-old_bits // 8), geometry.bm_size_bytes)
-    if length:
-        raw = bytearray()
-        start = geometry.bm_offset_bytes
-        while len(raw) < length:
-            raw += read(start + len(raw), min(PIECE_BYTES, -(-(length - len(raw)) // 512) * 512))
-        bitmap.load(bytes(raw[:length]))
+    for at in range(0, length, PIECE_BYTES):
+        left = min(PIECE_BYTES, length - at)
+        piece = read(geometry.bm_offset_bytes + at, -(-left // 512) * 512)
+        bitmap.load_piece(at, piece[:left])
     found = Recovered(bitmap)
     if superblock.flags & Flag.PRIMARY_IND:
         # under AL_CLEAN the log is empty; should it name extents all the same, drbdmeta marks them, too

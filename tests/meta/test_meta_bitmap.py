@@ -69,6 +69,9 @@ class BitmapMachine(RuleBasedStateMachine):
         assert self.bitmap.count_range(first, end) == len(inside)
         assert self.bitmap.next_set(first) == min((bit for bit in self.model if bit >= first), default=-1)
         assert self.bitmap.next_clear(first) == next((i for i in range(first, self.bits) if i not in self.model), -1)
+        clear = next((i for i in range(first, self.bits) if i not in self.model), self.bits)
+        for most in (1, 7, 256, 4096):
+            assert self.bitmap.set_run(first, most) == min(clear - first, most)
 
     @rule()
     def fill(self) -> None:
@@ -103,6 +106,17 @@ class BitmapMachine(RuleBasedStateMachine):
         again.load(raw)
         assert again.count == self.bitmap.count and not again.take_changed_blocks()
         assert [again.block(i) for i in range(again.n_blocks)] == [self.bitmap.block(i) for i in range(again.n_blocks)]
+
+    @rule(piece_bytes=st.sampled_from([512, 4096, 5120, 1 << 20]))
+    def reload_in_pieces(self, piece_bytes: int) -> None:
+        raw = b"".join(self.bitmap.block(i) for i in range(self.bitmap.n_blocks))
+        again = Bitmap(self.bits)
+        for at in range(0, len(raw), piece_bytes):
+            again.load_piece(at, raw[at : at + piece_bytes])
+        assert again.count == self.bitmap.count and not again.has_changes
+        assert ones(again) == self.model
+        again.mark_changed(self.bitmap.take_changed_blocks())
+        self.bitmap = again
 
     @precondition(lambda self: self.bits <= 5000)
     @rule(start=st.integers(0, 5000))
@@ -234,3 +248,23 @@ def test_random_content_survives_words_and_merge() -> None:
         target.merge_words(offset, source.words(offset, min(500, source.n_words - offset)))
     assert target.count == source.count
     assert [target.block(i) for i in range(3)] == [source.block(i) for i in range(3)]
+
+
+def test_few_bits_of_a_large_device_are_found() -> None:
+    """1 TiB, among blocks that never held a set bit, or do no more."""
+    bitmap = Bitmap(1 << 28)
+    wanted = [5, 1 << 20, (1 << 27) + 77, (1 << 28) - 1]
+    for bit in (*wanted, 3 << 20):
+        bitmap.set_range(bit, bit + 1)
+    bitmap.clear_range(3 << 20, (3 << 20) + 1)
+    bitmap.load_piece(1 << 24, bytes(1 << 20))
+    for _ in range(3):
+        found, at = [], -1
+        while (at := bitmap.next_set(at + 1)) >= 0:
+            found.append(at)
+        assert found == wanted
+    for bit in wanted:
+        bitmap.clear_range(bit, bit + 1)
+    assert bitmap.next_set(0) == -1
+    with pytest.raises(ValueError, match="not within"):
+        bitmap.load_piece((1 << 25) - 512, bytes(1024))
