@@ -191,6 +191,13 @@ COMMANDS: Final[dict[int, Command]] = {
     Cmd.CONNECTION_FEATURES: Command("P_CONNECTION_FEATURES", _D, 72, until=_NEVER),
 }
 
+CONNECTION_WIDE: Final = frozenset({
+    Cmd.PROTOCOL, Cmd.PROTOCOL_UPDATE, Cmd.AUTH_CHALLENGE, Cmd.AUTH_RESPONSE, Cmd.PING, Cmd.PING_ACK, Cmd.BARRIER,
+    Cmd.BARRIER_ACK, Cmd.CONN_ST_CHG_REQ, Cmd.CONN_ST_CHG_REPLY, Cmd.UNPLUG_REMOTE, Cmd.DELAY_PROBE,
+    Cmd.INITIAL_META, Cmd.INITIAL_DATA, Cmd.CONNECTION_FEATURES,
+})  # fmt: skip
+"""What concerns all volumes of a connection; its header names none, or any. All else is for one volume."""
+
 OPENING: Final = frozenset({Cmd.INITIAL_META, Cmd.INITIAL_DATA, Cmd.CONNECTION_FEATURES})
 """What travels before a version is agreed."""
 

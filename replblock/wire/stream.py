@@ -9,8 +9,17 @@ from __future__ import annotations
 
 from typing import Final, NoReturn
 
-from replblock.wire.commands import COMMANDS, OPENING, Cmd, Stream, allowed_lengths, packet_name, refusal
-from replblock.wire.errors import Packet, ProtocolError
+from replblock.wire.commands import (
+    COMMANDS,
+    CONNECTION_WIDE,
+    OPENING,
+    Cmd,
+    Stream,
+    allowed_lengths,
+    packet_name,
+    refusal,
+)
+from replblock.wire.errors import NotAgreed, Packet, ProtocolError
 from replblock.wire.headers import H80, H95, H100, MAGIC_80, MAGIC_95, MAGIC_100, header_bytes, pack_header
 from replblock.wire.limits import MAX_HELD_BYTES, VERSION_MAX, VERSION_MIN
 from replblock.wire.strangers import looks_like
@@ -36,6 +45,8 @@ class StreamDecoder:
         self._version = 0
         self._features = 0
         self._allowed: dict[int, range] = {}
+        self._elsewhere = self._allowed         # for another volume than ours
+        self._volume_here: int | None = None
         self._magics: tuple[bytes, ...] = ()
         self._header_bytes = header_bytes(0)
         self._opened = False                    # the first packet of the connection was seen
@@ -69,6 +80,10 @@ class StreamDecoder:
             self._set(self._version, features)
         self._features = features
 
+    def only_volume(self, volume: int) -> None:
+        """From the agreement on, NotAgreed for whatever is meant for another volume: it must not land on this one."""
+        self._volume_here = volume
+
     def agreed(self, version: int, features: int = 0) -> list[Packet]:
         """From here on the stream is in this protocol; returns the packets that were held back. Raises like feed()."""
         self._set(version, features)
@@ -80,7 +95,9 @@ class StreamDecoder:
         if self.stream is Stream.EITHER:
             raise ValueError("a version cannot be agreed before the connection's first packet said which one it is")
         self._version, self._features = version, features
-        self._allowed = allowed_lengths(self.stream, version, features)
+        self._allowed = self._elsewhere = allowed_lengths(self.stream, version, features)
+        if self._volume_here is not None and version >= 100:
+            self._elsewhere = {cmd: lengths for cmd, lengths in self._allowed.items() if cmd in CONNECTION_WIDE}
         self._header_bytes = header_bytes(version)
         self._magics = _MAGICS_16 if version >= 100 else _MAGICS_8
 
@@ -139,10 +156,12 @@ class StreamDecoder:
         size = len(data)
         last = size - 16
         unpack_from, allowed, append = H100.unpack_from, self._allowed, packets.append
+        here, elsewhere = self._volume_here, self._elsewhere
         try:
             while at <= last:
                 magic, volume, cmd, length, pad = unpack_from(data, at)
-                if magic != MAGIC_100 or length not in allowed[cmd] or pad:
+                right = allowed[cmd] if volume == here else elsewhere[cmd]
+                if magic != MAGIC_100 or length not in right or pad:
                     break
                 body_at = at + 16
                 end = body_at + length
@@ -244,6 +263,9 @@ class StreamDecoder:
             self._fail(refusal(self.stream, self._version, self._features, cmd, length), packets)
         if pad:
             self._fail(ProtocolError(f"{packet_name(cmd)}: the last 4 bytes of its header are not 0", cmd), packets)
+        if volume != self._volume_here and cmd not in self._elsewhere:
+            reason = f"the peer has a volume {volume}, of which this node serves none; give each a resource of its own"
+            self._fail(NotAgreed(reason, cmd), packets)
         return cmd, volume, length
 
     def _check_magic(self, header: bytes, magics: tuple[bytes, ...], packets: list[Packet]) -> None:

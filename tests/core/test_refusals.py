@@ -238,3 +238,19 @@ def test_bad_data_is_never_declared_the_source(verb: str) -> None:
     world.ok(world.a, "invalidate")
     world.settle()
     assert world.same_data() and world.read(world.a, 0, 4096) == b"p" * 4096
+
+
+def test_a_peer_with_another_volume_is_left() -> None:
+    """Its writes to that volume would land on ours: neither data nor generations change, and both say why."""
+    world = World(4)
+    world.b.settings = replace(world.b.settings, volume=1)  # type: ignore[attr-defined]
+    for host in (world.a, world.b):
+        world.up(host, connect=False)
+    before = bytes(world.a.disk.content), bytes(world.b.disk.content)
+    for host in (world.a, world.b):
+        world.ok(host, "connect")
+    world.run(2000)
+    for host in (world.a, world.b):
+        assert host.resource.state.conn == Conn.STANDALONE
+    assert any("the peer has a volume 1, of which this node serves none" in line for line in world.lines)
+    assert (bytes(world.a.disk.content), bytes(world.b.disk.content)) == before

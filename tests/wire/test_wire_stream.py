@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from replblock.wire import packets as p
 from replblock.wire.commands import COMMANDS, OPENING, Cmd, Stream, allowed_lengths
-from replblock.wire.errors import ProtocolError
+from replblock.wire.errors import NotAgreed, ProtocolError
 from replblock.wire.headers import H80, H95, H100, MAGIC_80, MAGIC_95, MAGIC_100, pack_header, pack_packet
 from replblock.wire.limits import MAX_BUFFERED_BYTES, MAX_HELD_BYTES
 from replblock.wire.stream import StreamDecoder
@@ -344,3 +344,26 @@ def test_features_may_be_set_after_the_version() -> None:
     decoder.version = 101
     decoder.features = p.FEATURE_TRIM
     assert decoder.feed(pack_packet(101, Cmd.TRIM, bytes(28)))
+
+
+@pytest.mark.parametrize("step", [1, 7, 10_000])
+def test_another_volume_is_refused_by_name(step: int) -> None:
+    """Its packets would land on this one; what concerns the whole connection may name any."""
+    decoder = agreed_decoder()
+    decoder.only_volume(3)
+    decoder.version = 101
+    here = pack_packet(101, Cmd.STATE, bytes(4), 3) + pack_packet(101, Cmd.BARRIER, bytes(8), 0)
+    there = pack_packet(101, Cmd.STATE, bytes(4), 0)
+    taken: list[int] = []
+    with pytest.raises(NotAgreed, match="has a volume 0, of which this node serves none"):
+        for at in range(0, len(here + there), step):
+            taken += [cmd for cmd, _, _ in decoder.feed((here + there)[at : at + step])]
+    assert step > 100 or taken == [Cmd.STATE, Cmd.BARRIER]
+
+
+def test_old_protocols_have_no_volumes() -> None:
+    decoder = agreed_decoder(version=96)
+    decoder.only_volume(3)
+    decoder.version = 96
+    ((cmd, volume, _),) = decoder.feed(pack_packet(96, Cmd.STATE, bytes(4)))
+    assert (cmd, volume) == (Cmd.STATE, 0)
