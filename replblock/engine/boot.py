@@ -48,7 +48,7 @@ def view_of(names: Names) -> NodeView:
 NOT_YET: tuple[tuple[str, str, str, str], ...] = (
     # section       option                 fine value  what to do instead
     ("net",         "allow-two-primaries", "no",       "one node is Primary at a time; leave the option out"),
-    ("replblock",   "tls",                 "no",       "use an encrypted link (WireGuard, IPsec) below it"),
+    ("replblock",   "tls-psk",             "",         "use tls-certificates"),
     ("replblock",   "compression",         "none",     "leave the option out"),
 )  # fmt: skip
 """Options whose other values promise what is not built: refused, because ignoring them would be worse."""
@@ -58,7 +58,7 @@ def refuse_what_is_missing(view: NodeView, config_path: str) -> None:
     """Raises ConfigError for the first option that asks for something this version cannot do."""
     for section, option, fine, instead in NOT_YET:
         value = (view.net if section == "net" else view.replblock)[option]
-        word = ("yes" if value else "no") if isinstance(value, bool) else str(value)
+        word = ("yes" if value else "no") if isinstance(value, bool) else str(value or "")
         if word != fine:
             where = view.explicit(section, option)
             file, line = (where.file, where.line) if where is not None else (config_path, 0)

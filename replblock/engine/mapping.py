@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from replblock.conf import Address, ConfigError, NodeView
 from replblock.core.settings import Settings
 from replblock.engine.network import Addresses
+from replblock.engine.tls import CA, CERTIFICATE, KEY, Tls, TlsProblem
 
 Convert = Callable[[Any], Any]
 
@@ -125,6 +127,24 @@ def addresses_of(view: NodeView) -> Addresses:
         sndbuf_bytes=_number(view.net["sndbuf-size"]),
         rcvbuf_bytes=_number(view.net["rcvbuf-size"]),
     )
+
+
+def tls_of(view: NodeView) -> Tls | None:
+    """How the link is encrypted. Raises ConfigError where what that needs is not there."""
+    where = view.explicit("replblock", "tls")
+    if not view.replblock["tls"] or where is None:
+        return None
+    directory = view.replblock["tls-certificates"]
+    if not directory:
+        text = f"'tls yes' needs tls-certificates, a directory with {CA}, {CERTIFICATE} and {KEY}"
+        raise ConfigError(where.file, where.line, text)
+    tls = Tls(Path(str(directory)), (*view.peer.names, _address(view, view.peer.address, "peer's").host))
+    try:
+        tls.context(server=True)
+    except TlsProblem as problem:
+        at = view.explicit("replblock", "tls-certificates") or where
+        raise ConfigError(at.file, at.line, str(problem)) from problem
+    return tls
 
 
 def handler_environment(view: NodeView, volume: int, config_path: str, run_dir: str) -> dict[str, str]:

@@ -11,11 +11,13 @@ import errno
 import select
 import socket
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from functools import partial
+from typing import Any, NamedTuple
 
 from replblock.core.host import Buffer
 from replblock.engine.leaving import Leaving
 from replblock.engine.link import AGAIN, Link, Pings
+from replblock.engine.securing import Securing
 
 LISTEN_BACKLOG = 8
 LISTEN_RETRY_MS = (1000, 2000, 5000, 10000)
@@ -41,16 +43,6 @@ class Addresses(NamedTuple):
     rcvbuf_bytes: int = 0
 
 
-class NetworkCore(Protocol):
-    """The part of core.resource.Resource that hears of sockets."""
-
-    def on_dialed(self, sock: int, errno: int) -> None: ...
-    def on_accepted(self, sock: int, peer_address: str) -> None: ...
-    def on_bytes(self, sock: int, data: bytes) -> None: ...
-    def on_closed(self, sock: int, errno: int) -> None: ...
-    def on_sent(self, sock: int) -> None: ...
-
-
 class Network:
     """Owned by the loop, which lends it the poll, timers and a way to call later."""
 
@@ -71,7 +63,7 @@ class Network:
         self._timer = timer
         self._now_ms = now_ms
         self._log = log
-        self.core: Any = None
+        self.core: Any = None                   # hears of sockets: on_dialed, on_accepted, on_bytes, on_closed, on_sent
         self.links: dict[int, Link] = {}
         self._last = 0
         self._dirty: list[Link] = []
@@ -81,6 +73,8 @@ class Network:
         self.notes: dict[str, str] = {}
         """rule → text of what an operator should know at this moment, for `status`."""
         self._leaving = Leaving(poll, watch, timer)
+        self.securing: Securing | None = None
+        """If the configuration asks for it: nothing is said in the clear then."""
         self._refused = 0
         self._refused_logged_ms = -REFUSED_LOG_MS
 
@@ -215,8 +209,11 @@ class Network:
 
     def _handle(self, link: Link, mask: int) -> None:
         if link.dialing:
-            error = link.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            self._dial_ended(link, error or self._met_itself(link.sock))
+            error = link.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or self._met_itself(link.sock)
+            if self.securing is None or error:
+                self._dial_ended(link, error)
+            else:
+                self._secure(link, server=False)
             return
         if mask & select.EPOLLOUT:
             self._dirty.append(link)
@@ -278,6 +275,39 @@ class Network:
         self._forget(link)
         self._later(self._ended, link, error)
 
+    # ---- TLS
+
+    def secure_with(self, securing: Securing | None) -> None:
+        """From now on; what stands is connected anew."""
+        self.securing = securing
+        for link in list(self.links.values()):
+            if not link.broken:
+                self._break(link, errno.ECONNRESET)
+
+    def _secure(self, link: Link, server: bool) -> None:
+        """What is read and sent goes through a tunnel from now on; `_secured` follows."""
+        assert self.securing is not None
+        self._forget(link)
+        if not self.securing.begin(link.sock, server, partial(self._secured, link, server)):
+            self.close(link.number)
+
+    def _secured(self, link: Link, server: bool, sock: socket.socket | None) -> None:
+        if self.links.get(link.number) is not link:
+            if sock is not None:
+                sock.close()
+            return
+        if sock is not None:
+            link.sock, link.fd = sock, sock.fileno()
+            self._watch(link.fd, lambda mask: self._handle(link, mask))
+        if not server:
+            self._dial_ended(link, errno.EPROTO if sock is None else 0)
+        elif sock is None:
+            self.close(link.number)
+        else:
+            link.dialing = False
+            self._want(link)
+            self.core.on_accepted(link.number, self.addresses.peer)
+
     # ---- the listener
 
     def try_listen(self) -> None:
@@ -337,6 +367,9 @@ class Network:
                 continue
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self.securing is not None:
+                self._secure(self._add(sock, dialing=True), server=True)
+                continue
             link = self._add(sock, dialing=False)
             self._want(link)
             self.core.on_accepted(link.number, str(address[0]))

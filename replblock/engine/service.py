@@ -27,12 +27,14 @@ from replblock.engine.handlers import Handlers
 from replblock.engine.lastsize import LastSize
 from replblock.engine.log import Log
 from replblock.engine.loop import ENTER_AFTER, TRACE_FRAMES, Loop
-from replblock.engine.mapping import addresses_of, handler_environment, handlers_of, settings_of
+from replblock.engine.mapping import addresses_of, handler_environment, handlers_of, settings_of, tls_of
 from replblock.engine.notify import Notifier
 from replblock.engine.pool import Pool
 from replblock.engine.processor import Seats
 from replblock.engine.procfile import LifeLock, Publisher
 from replblock.engine.resumption import Resumption
+from replblock.engine.securing import Securing
+from replblock.engine.tls import Tls
 from replblock.status.words import cstates, dstates, roles
 
 PUBLISH_MS = 1000
@@ -80,6 +82,7 @@ class Engine:
             addresses_of(view), log.write, self.handlers.run, self._state_changed, self._fatal,
             enter_after=int(os.environ.get("REPLBLOCK_ENTER_AFTER", ENTER_AFTER)),
         )  # fmt: skip
+        self.secure(tls_of(view))
         self.core = make_core(self.settings, self.loop)
         self.loop.core = self.core
         self.seats = Seats(lambda delay_ms, call: self.post(self.loop.timer_call, "processor", delay_ms, call))
@@ -129,6 +132,12 @@ class Engine:
                 verb(self, args, client)
 
         return run
+
+    def secure(self, tls: Tls | None) -> None:
+        """Encrypt the link from now on, or do not."""
+        network = self.loop.network
+        network.secure_with(Securing(tls, self.post, self.log.write, network.notes) if tls is not None else None)
+        self.tls = tls
 
     def post(self, call: Callable[..., Any], *args: Any) -> None:
         """Run in the loop, with the engine's lock held."""
@@ -337,6 +346,8 @@ class Engine:
             item["replblock-door"] = "direct" if self.direct else "nbdkit"
             item["replblock-kernel-device"] = self.device.kernel_device
             item["replblock-io"] = str(self.view.replblock["io"])
+        for item in status["connections"]:
+            item["tls"] = self.tls is not None and item["paths"][0]["established"]
         notes = self.loop.network.notes.items()
         status["replblock-why"] += [{"rule": rule, "text": text, "time-ms": None} for rule, text in notes]
         status["replblock-unused-options"] = unused_notes(self.view)

@@ -14,7 +14,7 @@ from replblock.device import DeviceError, DeviceInUseError
 from replblock.engine.backing import DiskError
 from replblock.engine.control import EXIT_FATAL, EXIT_USAGE, Client, answer
 from replblock.engine.lower import open_disk
-from replblock.engine.mapping import addresses_of, handler_environment, handlers_of, settings_of
+from replblock.engine.mapping import addresses_of, handler_environment, handlers_of, settings_of, tls_of
 from replblock.engine.service import Engine
 
 Args = dict[str, Any]
@@ -329,7 +329,7 @@ def adjust(engine: Engine, args: Args, client: Client) -> None:
     names = engine.names
     try:
         view = view_of(names._replace(config_path=str(args.get("config") or names.config_path)))
-        settings, addresses = settings_of(view, engine.volume), addresses_of(view)
+        settings, addresses, tls = settings_of(view, engine.volume), addresses_of(view), tls_of(view)
     except ConfigError as error:
         client.reply(answer(CONFIG_REFUSED, [str(error)]))
         return
@@ -339,6 +339,7 @@ def adjust(engine: Engine, args: Args, client: Client) -> None:
             ("options", engine.settings, settings),
             ("addresses", engine.loop.network.addresses, addresses),
             ("handlers", engine.handlers.commands, commands),
+            ("encryption", engine.tls, tls),
         ) if old != new
     ]  # fmt: skip
     if args.get("dry_run") or not changed:
@@ -351,6 +352,8 @@ def adjust(engine: Engine, args: Args, client: Client) -> None:
             engine.handlers.commands = commands
             run_dir = str(names.run_dir)
             engine.handlers.environment = handler_environment(view, engine.volume, names.config_path, run_dir)
+            if engine.tls != tls:
+                engine.secure(tls)
         else:
             engine.loop.network.set_addresses(before)
         _reply(client, found)

@@ -13,8 +13,11 @@ from typing import Any
 
 from replblock.engine import client, launch
 from tests.doors import DOOR, SOCKETS
+from tests.engine.authority import Authority
 from tests.engine.conftest import wait_for
 
+TLS = bool(os.environ.get("REPLBLOCK_TEST_TLS"))
+"""All of it through encrypted links."""
 FAKE_PLUGIN = Path(__file__).with_name("fake_plugin.py")
 
 CONFIG = """
@@ -100,6 +103,9 @@ def nodes(
 ) -> Iterator[tuple[Node, Node]]:  # fmt: skip
     """Two nodes, configured, with metadata, not started; killed at the end."""
     config = directory / "drbd.conf"
+    if TLS and "tls" not in replblock:
+        both = Authority(directory).node("both", alternative="DNS:alpha,DNS:beta")
+        replblock += f" tls yes; tls-certificates {both};"
     config.write_text(CONFIG.format(
         protocol=protocol, net=net, disk=disk, handlers=handlers, replblock=replblock, directory=directory,
         attach=attach, device=device, door=door,
