@@ -59,6 +59,7 @@ class Handshake:
         self._peer_answered = self._we_answered = False
         s = r.settings
         offered = s.offer_features | (flags.FEATURE_ORDERED if s.offer_ordered else 0)
+        offered |= flags.FEATURE_LZ4 if s.compression == "lz4" else 0
         if s.data_integrity_alg:
             offered &= ~flags.FEATURE_WZEROES  # a kernel expects a digest with P_ZEROES that nobody sends
         self._offered = Features(s.version_min, offered, s.version_max)
@@ -79,11 +80,13 @@ class Handshake:
     def on_features(self, body: memoryview) -> None:
         """P_CONNECTION_FEATURES of the peer."""
         r = self._r
-        version, features = agreement.agree(self._offered, Features.unpack(body))
+        theirs = Features.unpack(body)
+        version, features = agreement.agree(self._offered, theirs)
         r.host.log("info", "version-agreed", f"Handshake successful: Agreed network protocol version {version}")
         link = r.links.link
         assert link is not None
         link.version, link.features = version, features
+        r.links.compression.begin(theirs.feature_flags)
         if r.settings.cram_hmac_alg:
             self._challenge = r.host.random_bytes(CHALLENGE_BYTES)
             r.links.send_connection(Cmd.AUTH_CHALLENGE, self._challenge)

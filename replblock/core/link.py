@@ -6,6 +6,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Any
 
+from replblock.core.compressing import Compression
 from replblock.core.host import Buffer
 from replblock.core.rendezvous import Rendezvous
 from replblock.state.names import Conn
@@ -72,6 +73,7 @@ class LinkKeeper:
         self._decoders: dict[int, StreamDecoder] = {}
         self._early: dict[int, list[tuple[int, int, memoryview]]] = {}
         self.link: Link | None = None
+        self.compression = Compression(resource)
         self.losses = 0
         self.failed_handshakes = 0
         self.wanted = False

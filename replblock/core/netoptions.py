@@ -20,8 +20,8 @@ TOLD_SINCE_VERSION = 100
 TOLD = ("protocol", "after_sb_0pri", "after_sb_1pri", "after_sb_2pri", "allow_two_primaries")
 """P_PROTOCOL_UPDATE carries them and the peer adopts them. It does not yet adopt data-integrity-alg on both ways."""
 SHARED = (
-    *TOLD, "data_integrity_alg", "cram_hmac_alg", "shared_secret", "verify_alg", "csums_alg", "peer_address",
-    "own_address",
+    *TOLD, "data_integrity_alg", "cram_hmac_alg", "shared_secret", "verify_alg", "csums_alg", "compression",
+    "peer_address", "own_address",
 )  # fmt: skip
 
 RATE = ("resync_rate_kib", "c_plan_ahead", "c_delay_target", "c_fill_target_sectors", "c_max_rate_kib")

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+from replblock.core.compressing import Compression
 from replblock.core.epochs import Epoch, TransferLog
 from replblock.core.host import Buffer
 from replblock.core.link import Link
@@ -124,6 +125,7 @@ class PathState:
         self._link: Link | None = None
         self._ordered = False
         self._digest: Callable[[Buffer], bytes] | None = None
+        self._compression: Compression | None = None
         self._retries: list[Callable[[], None]] = []
         self.sent_sectors = self.read_sectors = self.written_sectors = 0
 
@@ -136,6 +138,7 @@ class PathState:
         self._ordered = bool(link.features & FEATURE_ORDERED)
         self._untold = self.refused_there = False
         self._digest = digest(s.data_integrity_alg) if s.data_integrity_alg else None
+        self._compression = self._r.links.compression.of(link)
 
     def reroute(self, old: State, new: State) -> None:
         """Where writes go, in this state (DRBD 8.4: send data, send P_OUT_OF_SYNC, or only mark)."""

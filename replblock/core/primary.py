@@ -289,6 +289,11 @@ class PrimaryPath(Reads, Flushing):
         else:
             body = Data(sector, key, seq, flags & dp_mask(link.version)).pack()
             head = pack_header(link.version, Cmd.DATA, len(body) + len(extra) + length) + body
+        if self._compression is not None:
+            packet = self._compression.packet(link, Cmd.DATA, head[-24:], extra, data)
+            if packet is not None:
+                self._out.append(packet)
+                return
         self._out.append(head + extra if extra else head)
         self._out.append(data)
 

@@ -133,6 +133,7 @@ def _connection(r: Resource, now: int) -> dict[str, Any]:
         "replblock-last-error": next((w["text"] for w in reversed(r.reasons)), ""),
         "replblock-agreed-version": link.version if link is not None else 0,
         "replblock-features": link.features if link is not None else 0,
+        "replblock-compression": r.links.compression.facts(),
     }
 
 

@@ -278,6 +278,7 @@ class Resource:
             Cmd.RS_DEALLOCATED: y.target.on_deallocated,
             Cmd.OV_REQUEST: y.verify.target.on_request,
             Cmd.OV_REPLY: y.verify.source.on_reply,
+            Cmd.LZ4: self.links.compression.on_packet,
         }
 
     def _meta_table(self) -> dict[int, Callable[[memoryview], None]]:

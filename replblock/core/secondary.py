@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from replblock.core.compressing import Compression
 from replblock.core.host import PENDING, Buffer
 from replblock.core.link import Link
 from replblock.core.overlap import Busy
@@ -65,6 +66,7 @@ class SecondaryPath:
         self._when_written: list[Callable[[], None]] = []
         self._digest: Callable[[Buffer], bytes] | None = None
         self._digest_bytes = 0
+        self._compression: Compression | None = None
         self._seq = 0
         self.reads = PeerReads(self)
         self.received_sectors = 0
@@ -91,6 +93,7 @@ class SecondaryPath:
         self._link = link
         self._digest = digest(alg) if alg else None
         self._digest_bytes = digest_size(alg) if alg else 0
+        self._compression = self._r.links.compression.of(link)
         self.epoch.begin()
         self._last = 0, 0
         self._seq = 0
@@ -197,6 +200,8 @@ class SecondaryPath:
 
     def verified(self, payload: memoryview, cmd: Cmd) -> memoryview:
         """Take the integrity digest off a payload; a wrong one costs the peer the connection."""
+        if self._compression is not None:
+            self._compression.heard(len(payload) - self._digest_bytes)
         if not self._digest_bytes or self._digest is None:
             return payload
         sent, payload = payload[: self._digest_bytes], payload[self._digest_bytes :]
@@ -410,6 +415,9 @@ class SecondaryPath:
         """P_DATA_REPLY or P_RS_DATA_REPLY with its digest."""
         extra = self._digest(data) if self._digest is not None else b""
         body = Data(sector, ident, 0, 0).pack()
+        if self._compression and (packet := self._compression.packet(link, cmd, body, extra, data)):
+            self._r.links.send_parts([packet])
+            return
         volume = self._r.settings.volume if link.version >= 100 else 0
         head = pack_header(link.version, cmd, len(body) + len(extra) + len(data), volume) + body + extra
         self._r.links.send_parts([head, data])

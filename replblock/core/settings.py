@@ -74,6 +74,8 @@ class Settings:
     outdated_wfc_timeout_s: int = 0
 
     # ours
+    compression: str = "none"
+    """`lz4`: offer the feature bit that lets two replblock nodes compress what they send."""
     max_in_flight_bytes: int = 64 << 20
     offer_ordered: bool = True
     """Offer the feature bit that lets two replblock nodes use order-only epochs."""

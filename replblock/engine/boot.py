@@ -17,6 +17,7 @@ from replblock.engine.loop import Loop
 from replblock.engine.mapping import is_ours
 from replblock.engine.procfile import AlreadyUp
 from replblock.engine.service import Engine, Names
+from replblock.wire.compression import available as lz4_available
 
 PARAMETERS = ("resource", "config", "host", "run", "resume")
 DEFAULT_RUN = "/run/replblock"
@@ -46,10 +47,10 @@ def view_of(names: Names) -> NodeView:
 
 
 NOT_YET: tuple[tuple[str, str, str, str], ...] = (
-    # section       option                 fine value  what to do instead
+    # section       option                 fine values what to do instead
     ("net",         "allow-two-primaries", "no",       "one node is Primary at a time; leave the option out"),
     ("replblock",   "tls-psk",             "",         "use tls-certificates"),
-    ("replblock",   "compression",         "none",     "leave the option out"),
+    ("replblock",   "compression",         "none lz4", "use 'compression lz4'"),
 )  # fmt: skip
 """Options whose other values promise what is not built: refused, because ignoring them would be worse."""
 
@@ -59,10 +60,17 @@ def refuse_what_is_missing(view: NodeView, config_path: str) -> None:
     for section, option, fine, instead in NOT_YET:
         value = (view.net if section == "net" else view.replblock)[option]
         word = ("yes" if value else "no") if isinstance(value, bool) else str(value or "")
-        if word != fine:
-            where = view.explicit(section, option)
-            file, line = (where.file, where.line) if where is not None else (config_path, 0)
-            raise ConfigError(file, line, f"'{option} {word}' is not supported yet; {instead}")
+        if word not in fine.split(" "):
+            raise _error(view, config_path, section, option, f"'{option} {word}' is not supported yet; {instead}")
+    if view.replblock["compression"] == "lz4" and not lz4_available():
+        text = "'compression lz4' needs the Python module lz4; install it on both nodes: apt install python3-lz4"
+        raise _error(view, config_path, "replblock", "compression", text)
+
+
+def _error(view: NodeView, config_path: str, section: str, option: str, text: str) -> ConfigError:
+    where = view.explicit(section, option)
+    file, line = (where.file, where.line) if where is not None else (config_path, 0)
+    return ConfigError(file, line, text)
 
 
 def mask_number(mask: str) -> int:

@@ -78,6 +78,7 @@ TABLE: tuple[tuple[str, str, str, Convert], ...] = (
     ("discard_zeroes_if_aligned", "disk",   "discard-zeroes-if-aligned",  bool),
     ("rs_discard_granularity",   "disk",    "rs-discard-granularity",     same),
     ("on_no_data_accessible",    "options", "on-no-data-accessible",      text),
+    ("compression",            "replblock", "compression",                text),
     ("wfc_timeout_s",            "startup", "wfc-timeout",                same),
     ("degr_wfc_timeout_s",       "startup", "degr-wfc-timeout",           same),
     ("outdated_wfc_timeout_s",   "startup", "outdated-wfc-timeout",       same),
@@ -88,6 +89,7 @@ def settings_of(view: NodeView, volume: int) -> Settings:
     """Everything the core acts on, for one volume of this node."""
     sections = {
         "net": view.net, "disk": view.disk(volume), "options": view.options, "startup": view.startup,
+        "replblock": view.replblock,
     }  # fmt: skip
     values = {field: convert(sections[section][option]) for field, section, option, convert in TABLE}
     chosen = view.volumes[volume]

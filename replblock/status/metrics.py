@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from replblock.status.model import CONNECTIONS, DISKS, REPLICATIONS, ROLES, SCHEMA, Status
+from replblock.status.model import COMPRESSIONS, CONNECTIONS, DISKS, REPLICATIONS, ROLES, SCHEMA, Status, compression
 from replblock.status.progress import VERIFYING, Sync, rates
 
 BYTES_PER_KIB = 1024
@@ -34,6 +34,11 @@ METRICS: tuple[Metric, ...] = (
     Metric("drbd_connection_apinflight_bytes", "gauge", "Application writes on their way to the peer"),
     Metric("drbd_connection_rsinflight_bytes", "gauge", "Resync data on its way"),
     Metric("replblock_connection_attempts", "gauge", "Connection attempts since it was last connected"),
+    Metric("replblock_connection_compression_state", "gauge", "1 for what is compressed on the connection"),
+    Metric("replblock_connection_payload_sent_bytes_total", "counter", "Data sent on connections with compression"),
+    Metric("replblock_connection_compressed_sent_bytes_total", "counter", "What was sent for it"),
+    Metric("replblock_connection_payload_received_bytes_total", "counter", "Data received with compression"),
+    Metric("replblock_connection_compressed_received_bytes_total", "counter", "What came for it"),
     Metric("drbd_device_state", "gauge", "1 for the state the disk is in"),
     Metric("drbd_device_size_bytes", "gauge", "Size of the device"),
     Metric("drbd_device_open", "gauge", "1 while somebody has the device open"),
@@ -88,6 +93,11 @@ def samples(status: Status) -> Iterator[Sample]:
         yield Sample("drbd_connection_apinflight_bytes", ends, link["ap-in-flight"])
         yield Sample("drbd_connection_rsinflight_bytes", ends, link["rs-in-flight"])
         yield Sample("replblock_connection_attempts", ends, link["replblock-attempts"])
+        table = compression(link)
+        yield from _states("replblock_connection_compression_state", ends, "state", COMPRESSIONS, table["state"])
+        for way in ("sent", "received"):
+            yield Sample(f"replblock_connection_payload_{way}_bytes_total", ends, table[f"{way}-payload-bytes"])
+            yield Sample(f"replblock_connection_compressed_{way}_bytes_total", ends, table[f"{way}-bytes"])
         for item in link["peer_devices"]:
             yield from _peer_device(ends, item)
 

@@ -24,6 +24,7 @@ REPLICATIONS = ("Off", "Established", "StartingSyncS", "StartingSyncT", "WFBitMa
 ORDERINGS = ("none", "drain", "flush", "barrier")
 PAUSES = ("user", "peer", "dependency")
 CONGESTIONS = ("-", "d", "b", "n", "a")
+COMPRESSIONS = ("off", "lz4", "only-here", "only-peer")
 
 #: The copy of `drbdsetup` for the 8.4 module knows one peer and calls it so.
 PEER_NAME = "peer"
@@ -128,6 +129,15 @@ PEER_DEVICE: tuple[Key, ...] = (
         "inputs of the progress, while a resync or a verify runs or is paused"),
 )
 
+COMPRESSION: tuple[Key, ...] = (
+    Key("state", _one_of(COMPRESSIONS), "off, lz4, only-here or only-peer", "off",
+        "of this connection; only-here, only-peer: one node wants it, so nothing is; off: nobody does, or no peer"),
+    Key("sent-payload-bytes", _number, "number", 0, "data of writes, resync and reads sent on such connections"),
+    Key("sent-bytes", _number, "number", 0, "what was sent for it; `--json` has both ratios beside"),
+    Key("received-payload-bytes", _number, "number", 0, "the same of what came"),
+    Key("received-bytes", _number, "number", 0, "what came for it"),
+)
+
 CONNECTION: tuple[Key, ...] = (
     Key("peer-node-id", _number, "number", 0, "always 0: there is one peer"),
     Key("name", _text, "text", PEER_NAME, "name of the connection"),
@@ -144,6 +154,7 @@ CONNECTION: tuple[Key, ...] = (
     Key("replblock-last-error", _text, "text", "", "why the last attempt or connection ended"),
     Key("replblock-agreed-version", _number, "number", 0, "protocol version, 0 before agreement"),
     Key("replblock-features", _number, "number", 0, "feature bits agreed upon"),
+    Key("replblock-compression", _table, "a COMPRESSION table", {}, "whether data is compressed, and what that saved"),
 )
 
 DEVICE: tuple[Key, ...] = (
@@ -237,7 +248,14 @@ def device(**given: Any) -> dict[str, Any]:
 
 
 def connection(**given: Any) -> dict[str, Any]:
-    return _fill(CONNECTION, given)
+    made = _fill(CONNECTION, given)
+    made["replblock-compression"] = compression(made)
+    return made
+
+
+def compression(link: Status) -> dict[str, Any]:
+    """The COMPRESSION table of a connection; an engine from before it, still running, has none."""
+    return _fill(COMPRESSION, link.get("replblock-compression", {}))
 
 
 def peer_device(**given: Any) -> dict[str, Any]:
@@ -301,6 +319,8 @@ def validate(status: Any) -> list[str]:
             found += _check(f"{place} replblock-counters", COUNTERS, item["replblock-counters"])
     for link in _items(status, "connections"):
         found += _check(f"{where} connection", CONNECTION, link)
+        if isinstance(link, dict) and isinstance(link.get("replblock-compression"), dict):
+            found += _check(f"{where} replblock-compression", COMPRESSION, link["replblock-compression"])
         for item in _items(link, "peer_devices") if isinstance(link, dict) else ():
             found += _check(f"{where} peer device", PEER_DEVICE, item)
             if isinstance(item, dict) and isinstance(item.get("replblock-sync"), dict):

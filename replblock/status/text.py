@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
-from replblock.status.model import Status, suspensions
+from replblock.status.model import Status, compression, suspensions
 from replblock.status.progress import human_kib
+from replblock.status.words import ratio
 
 COLUMNS = 80
 SYNCING = frozenset({"SyncSource", "SyncTarget", "VerifyS", "VerifyT", "PausedSyncS", "PausedSyncT"})
@@ -150,6 +151,7 @@ def _ours(page: Page, status: Status) -> None:
         if connection["connection-state"] != "Connected":
             attempts, error = connection["replblock-attempts"], connection["replblock-last-error"]
             page.line(f"  attempts:{attempts}" + (f"  last error: {error}" if error else ""))
+        _compression(page, compression(connection))
         for item in connection["peer_devices"]:
             if item["out-of-sync"]:
                 page.line(f"  volume:{item['volume']} differs from the peer in at most "
@@ -160,6 +162,23 @@ def _ours(page: Page, status: Status) -> None:
         page.line(f"  why: {item['text']} (rule {item['rule']})")
     for option in status["replblock-unused-options"]:
         page.line(f"  without effect here: {option}")
+
+
+_ONE_SIDED = {"only-here": "configured here, not at the peer: nothing is compressed",
+              "only-peer": "configured at the peer, not here: nothing is compressed"}
+
+
+def _compression(page: Page, table: Status) -> None:
+    """Nothing where nobody asked for it, and nothing ever was."""
+    state = table["state"]
+    if state in _ONE_SIDED:
+        page.line(f"  compression: {_ONE_SIDED[state]}")
+    if state == "lz4" or table["sent-bytes"] or table["received-bytes"]:
+        page.put(2, f"compression:{state}")
+        for way in ("sent", "received"):
+            payload, travelled = (human_kib(table[f"{way}-{what}"] // 1024) for what in ("payload-bytes", "bytes"))
+            page.put(6, f"{way}: {payload} as {travelled} ({ratio(table, way):.2f})")
+        page.end()
 
 
 def _behind(page: Page, device: Status) -> None:

@@ -51,6 +51,12 @@ class View(NamedTuple):
         return None if table is None else Sync.of(table)
 
 
+def ratio(compression: Status, way: str) -> float:
+    """How much data one byte on the wire stood for; way: sent or received."""
+    travelled: int = compression[f"{way}-bytes"]
+    return compression[f"{way}-payload-bytes"] / travelled if travelled else 1.0
+
+
 def cstate(connection: Status | None, peer_device: Status | None) -> str:
     """The one connection state of DRBD 8.4."""
     if connection is None:

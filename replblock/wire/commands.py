@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 from replblock.wire.errors import ProtocolError
 from replblock.wire.flags import (
+    FEATURE_LZ4,
     FEATURE_NAMES,
     FEATURE_THIN_RESYNC,
     FEATURE_TRIM,
@@ -93,6 +94,7 @@ class Cmd(IntEnum):
     RS_DEALLOCATED = 0x33
     WSAME = 0x34
     ZEROES = 0x36
+    LZ4 = 0x7A34                            # ours
     INITIAL_META = 0xFFF1
     INITIAL_DATA = 0xFFF2
     CONNECTION_FEATURES = 0xFFFE
@@ -113,6 +115,7 @@ class Body(Enum):
     QUEUE_LIMITS = "24 bytes of queue limits if WSAME was agreed"
     WORDS = "64-bit bitmap words"
     RUN_CODE = "run-length code"
+    ENVELOPE = "an lz4 block"
 
 
 class Command(NamedTuple):
@@ -185,6 +188,7 @@ COMMANDS: Final[dict[int, Command]] = {
     Cmd.RS_DEALLOCATED: Command("P_RS_DEALLOCATED", _D, 16, feature=FEATURE_THIN_RESYNC),
     Cmd.WSAME: Command("P_WSAME", _D, 28, Body.ONE_BLOCK, feature=FEATURE_WSAME),
     Cmd.ZEROES: Command("P_ZEROES", _D, 28, feature=FEATURE_WZEROES),
+    Cmd.LZ4: Command("P_LZ4", _D, 32, Body.ENVELOPE, feature=FEATURE_LZ4),
     # These three travel before a version is agreed, and never after.
     Cmd.INITIAL_META: Command("P_INITIAL_META", _M, 0, until=_NEVER),
     Cmd.INITIAL_DATA: Command("P_INITIAL_DATA", _D, 0, until=_NEVER),
@@ -243,6 +247,8 @@ _LENGTHS: Final[dict[Body, _LengthRule]] = {
     ),
     Body.WORDS: lambda fixed, version, _f: range(0, max_bitmap_bytes(version) + 1, 8),
     Body.RUN_CODE: lambda fixed, version, _f: _upto(2, max_bitmap_bytes(version)),
+    # Never longer than the longest packet it stands for: P_DATA, whose fixed part is 8 bytes shorter.
+    Body.ENVELOPE: lambda fixed, version, _f: _upto(fixed + 1, fixed - 8 + MAX_DIGEST_BYTES + max_bio_bytes(version)),
 }
 
 

@@ -11,12 +11,14 @@ FEATURE_THIN_RESYNC: Final = 2
 FEATURE_WSAME: Final = 4                # P_SIZES then carries the queue limits, on pain of a dropped connection
 FEATURE_WZEROES: Final = 8
 FEATURE_ORDERED: Final = 1 << 31        # ours: a replblock peer, which applies writes in the order they arrive
+FEATURE_LZ4: Final = 1 << 30            # ours, too: `compression lz4` is configured, P_LZ4 may come
 FEATURE_NAMES: Final = {
     FEATURE_TRIM: "TRIM",
     FEATURE_THIN_RESYNC: "THIN_RESYNC",
     FEATURE_WSAME: "WSAME",
     FEATURE_WZEROES: "WZEROES",
     FEATURE_ORDERED: "ORDERED",
+    FEATURE_LZ4: "LZ4",
 }
 
 # dp_flags of P_DATA, P_TRIM, P_ZEROES. Below 95 a peer knows only RW_SYNC and MAY_SET_IN_SYNC.

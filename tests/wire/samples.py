@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from replblock.wire import packets as p
 from replblock.wire.commands import COMMANDS, OPENING, Cmd, Stream, allowed_lengths
+from replblock.wire.compression import compress, pack
 from replblock.wire.headers import H95, MAGIC_95, pack_packet
 
 ALL_FEATURES = 0xF
@@ -112,6 +113,7 @@ def samples(version: int, features: int) -> list[Sample]:
         _trim(Cmd.TRIM, p.DP_DISCARD), _trim(Cmd.ZEROES, p.DP_ZEROES | p.DP_DISCARD),
         _req(Cmd.RS_THIN_REQ),
         Sample(Cmd.RS_DEALLOCATED, p.BlockDesc(808, 65536).pack(), {"sector": 808, "size": 65536}),
+        Sample(Cmd.LZ4, pack(101, 0, Cmd.DATA, bytes(24), 4096, compress(b"\x5a" * 4096))[16:], {}),
         Sample(Cmd.WSAME, p.Trim(0, COOKIE, 9, p.DP_WSAME, 8192).pack() + bytes(512), {"sector": 0, "size": 8192}),
     ]
     allowed = allowed_lengths(Stream.EITHER, version, features)
@@ -133,7 +135,7 @@ def pack_95(cmd: int, body: bytes) -> bytes:
 
 
 VERSIONS = st.integers(86, 101)
-FEATURES = st.integers(0, 15)
+FEATURES = st.integers(0, 15) | st.just(p.FEATURE_LZ4) | st.just(p.FEATURE_LZ4 | 15)
 
 
 @st.composite
