@@ -60,7 +60,7 @@ def conversation(version: int, **settings: Any) -> dict[tuple[str, int], bytes]:
 
     Pipe.carry = noted  # type: ignore[method-assign]
     try:
-        world = World(version, 1 << 20, version_max=version, **settings).pair()
+        world = World(version, 1 << 20, version_max=version, offer_features=0xD, **settings).pair()
         world.write(world.a, 0, b"x" * 512)
         world.submit(world.a, Op.TRIM, 4096, 4096)
         world.flush(world.a)
@@ -153,6 +153,9 @@ def main() -> None:
              + nbd.go(b"0") + b"".join(rng.sample(NBD_REQUESTS, 5)))  # fmt: skip
         talk = b"".join(rng.sample(NBD_REQUESTS, 8)) + nbd.request(nbd.DISC, 0)
         save("nbd", f"requests{number}", bytes((number, 0, number)) + talk)
+    for number in range(12):
+        save("compressed", f"story{number:02}", bytes((number,)) + rng.randbytes(250))
+        save("wire-lz4", f"noise{number:02}", rng.randbytes(400))
     save("nbd", "abort", bytes(3) + nbd.hello() + nbd.option(nbd.LIST) + nbd.option(nbd.ABORT))
     save("nbd", "too-long", bytes((3, 0, 0)) + nbd.write(1, 0, bytes(2560)) + nbd.request(nbd.FLUSH, 2))
 

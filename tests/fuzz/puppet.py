@@ -12,9 +12,11 @@ from replblock.state.names import Conn, Disk, Role
 from replblock.state.packed import State
 from replblock.wire import packets as p
 from replblock.wire.agreement import AFTER_SB
-from replblock.wire.commands import Cmd, Stream
+from replblock.wire.commands import Cmd, Stream, allowed_lengths
+from replblock.wire.compression import unpack
 from replblock.wire.digests import hmac_response
 from replblock.wire.errors import ProtocolError
+from replblock.wire.flags import FEATURE_LZ4
 from replblock.wire.headers import H80, H100, MAGIC_80, MAGIC_100, pack_packet
 from replblock.wire.stream import StreamDecoder
 from tests.core.simhost import Pipe, SimHost
@@ -252,11 +254,13 @@ class Stage(World):
                 continue
             decoder = StreamDecoder(Stream.DATA if sock == self.data else Stream.META)
             try:
-                decoder.agreed(self.version, 0x8000000D)
+                decoder.agreed(self.version, 0x8000000D | FEATURE_LZ4)
                 packets = decoder.feed(bytes(heard))
             except (ProtocolError, ValueError) as error:
                 packets = getattr(error, "packets", [])
-            found += [(sock == self.meta, cmd, bytes(body)) for cmd, _, body in packets]
+            lengths = allowed_lengths(Stream.DATA, self.version, FEATURE_LZ4)
+            plain = (unpack(body, lengths) if cmd == Cmd.LZ4 else (cmd, body) for cmd, _, body in packets)
+            found += [(sock == self.meta, cmd, bytes(body)) for cmd, body in plain]
             heard.clear()
         return found
 

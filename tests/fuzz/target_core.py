@@ -20,7 +20,8 @@ from tests.fuzz.puppet import GENERATION, NEGOTIATING, OLDER, Stage, stage
 
 MOST_STEPS = 40
 WIRE_VERSIONS = (101, 100, 101, 99, 95, 94, 90, 88, 86)
-COMMAND_NUMBERS = sorted(COMMANDS)
+COMMAND_NUMBERS = sorted(set(COMMANDS) - {Cmd.LZ4})
+"""P_LZ4 has a target of its own: a kept input says the same as ever."""
 DATA_COMMANDS = [cmd for cmd in COMMAND_NUMBERS if COMMANDS[cmd].stream & Stream.DATA and cmd < 0xFFF0]
 META_COMMANDS = [cmd for cmd in COMMAND_NUMBERS if COMMANDS[cmd].stream & Stream.META and cmd < 0xFFF0]
 OURS = (GENERATION, GENERATION | 1, OLDER, 4, 0, 0xABCD_EF00_1234_5678)
@@ -145,7 +146,8 @@ def typed_packet(stage: Stage, feed: Feed) -> None:
     """Mostly of a kind the node knows; what it does not know ends the story early."""
     resource, odd = stage.a.resource, feed.byte()
     if odd & 1:
-        cmd = feed.one_of([Cmd.DATA, Cmd.DATA, *sorted(resource._data_handlers)] if odd > 20 else DATA_COMMANDS)
+        known = [Cmd.DATA, Cmd.DATA, *sorted(set(resource._data_handlers) - {Cmd.LZ4})]
+        cmd = feed.one_of(known if odd > 20 else DATA_COMMANDS)
         stage.packet(cmd, body_of(stage, cmd, feed))
     else:
         cmd = feed.one_of(sorted(resource._meta_handlers) if odd > 20 else META_COMMANDS)
@@ -261,9 +263,10 @@ AFTER = (typed_packet, typed_packet, typed_packet, burst, push_on, push_on, answ
          application, application, time_passes, raw_bytes, wrong_header, hang_up, knock, come_again, operator, weather)
 
 
-def enter(stage: Stage, feed: Feed) -> None:
+def enter(stage: Stage, feed: Feed, features: int | None = None) -> None:
     """A handshake that the node can accept, with generations and a state that decide what follows."""
-    stage.offer(VERSION_MIN, feed.one_of(WIRE_VERSIONS), feed.one_of((0x8000000D, 0xD, 0x1, 0)))
+    version = feed.one_of(WIRE_VERSIONS)
+    stage.offer(VERSION_MIN, version, feed.one_of((0x8000000D, 0xD, 0x1, 0)) if features is None else features)
     kind = feed.byte() % 6
     current = (GENERATION, GENERATION, OLDER, 0x7777_0000_0000_0000, 4, 0)[kind]
     bitmap = GENERATION if kind == 3 else 0

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from tests.fuzz import target_conf, target_control, target_core, target_meta, target_nbd, target_wire
+from tests.fuzz import target_conf, target_control, target_core, target_lz4, target_meta, target_nbd, target_wire
 
 
 class Target(NamedTuple):
@@ -20,8 +20,10 @@ TARGETS: dict[str, Target] = {
     "wire-decoder": Target(target_wire.decoder, 6000),
     "wire-typed": Target(target_wire.typed, 6000),
     "wire-bitmap": Target(target_wire.bitmap, 6000),
+    "wire-lz4": Target(target_lz4.envelope, 4000),
     "handshake": Target(target_core.handshake, 400),
     "connected": Target(target_core.connected, 480),
+    "compressed": Target(target_lz4.peer, 240),
     "meta-superblock": Target(target_meta.superblock, 6000),
     "meta-gi": Target(target_meta.gi, 6000),
     "meta-activity": Target(target_meta.activity, 1600),

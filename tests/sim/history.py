@@ -24,6 +24,9 @@ THIN_SEEDS = 70_000_000
 """From this seed on a resync may tell zeroes with a word."""
 THIN = 0b10
 
+LZ4_SEEDS = 80_000_000
+"""From this seed on, in every other history what travels is compressed."""
+
 
 class Event(NamedTuple):
     """Something that happens to a node; afterwards time passes. `salt` seeds all chance until the next event.
@@ -183,6 +186,8 @@ def _richer_history(seed: int, events: int) -> History:
         world["al_extents"] = choice([2, 2, 7, 67])
     if seed >= THIN_SEEDS and world["offer_features"]:
         world["offer_features"] |= THIN
+    if seed >= LZ4_SEEDS and seed % 2:
+        world["compression"] = "lz4"
     known = (*SHARPER, *CROSSINGS) if seed >= CROSSING_SEEDS else SHARPER if sharper else SCENES
     made: list[Event] = []
     upto = events + rng.randrange(40)
