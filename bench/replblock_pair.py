@@ -62,9 +62,13 @@ class ReplblockPair(Contestant):
     def files(self) -> list[Path]:
         return [self.directory / node / "disk.img" for node in NODES]
 
+    def command(self, node: str, *arguments: str) -> list[str]:
+        """replctl on this node."""
+        return [str(REPLCTL), "-c", str(self.directory / "drbd.conf"), *arguments]
+
     def replctl(self, node: str, *arguments: str) -> str:
         env = {**os.environ, "REPLBLOCK_RUN": str(self.directory / node), "REPLBLOCK_HOST": node}
-        command = [str(REPLCTL), "-c", str(self.directory / "drbd.conf"), *arguments]
+        command = self.command(node, *arguments)
         try:
             done = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True,
                                   timeout=COMMAND_TIMEOUT_S, check=False)
