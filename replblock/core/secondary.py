@@ -200,13 +200,12 @@ class SecondaryPath:
 
     def verified(self, payload: memoryview, cmd: Cmd) -> memoryview:
         """Take the integrity digest off a payload; a wrong one costs the peer the connection."""
+        if self._digest_bytes and self._digest is not None:
+            sent, payload = payload[: self._digest_bytes], payload[self._digest_bytes :]
+            if self._digest(payload) != bytes(sent):
+                raise ProtocolError(f"Digest integrity check FAILED for {len(payload)} bytes of P_{cmd.name}", cmd)
         if self._compression is not None:
-            self._compression.heard(len(payload) - self._digest_bytes)
-        if not self._digest_bytes or self._digest is None:
-            return payload
-        sent, payload = payload[: self._digest_bytes], payload[self._digest_bytes :]
-        if self._digest(payload) != bytes(sent):
-            raise ProtocolError(f"Digest integrity check FAILED for {len(payload)} bytes of P_{cmd.name}", cmd)
+            self._compression.heard(len(payload))
         return payload
 
     def on_trim(self, body: memoryview) -> None:
