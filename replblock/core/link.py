@@ -234,8 +234,6 @@ class LinkKeeper:
         assert link is not None
         link.version, link.features = version, features
         self._host.meta_ready(link.meta, version, link.meta_in.waiting)
-        link.data_in.only_volume(self._r.settings.volume)
-        link.meta_in.only_volume(self._r.settings.volume)
         try:
             early = link.data_in.agreed(version, features)
             early_meta = link.meta_in.agreed(version, features)

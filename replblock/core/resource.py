@@ -219,8 +219,8 @@ class Resource:
                 secondary.on_data(body)
             else:
                 handler = handlers.get(cmd)
-                if not self.handshake.authenticated and cmd not in _BEFORE_AUTHENTICATION:
-                    self.handshake.not_authenticated(cmd)
+                if not self.handshake.greeting.authenticated and cmd not in _BEFORE_AUTHENTICATION:
+                    self.handshake.greeting.not_authenticated(cmd)
                     return
                 if not accepted and cmd not in _BEFORE_ACCEPTANCE:
                     raise ProtocolError(f"{packet_name(cmd)} came before the handshake was done", cmd)
@@ -248,9 +248,9 @@ class Resource:
     def _data_table(self) -> dict[int, Callable[[memoryview], None]]:
         h, s, y, p = self.handshake, self.secondary, self.sync, self.primary
         return {
-            Cmd.CONNECTION_FEATURES: h.on_features,
-            Cmd.AUTH_CHALLENGE: h.on_challenge,
-            Cmd.AUTH_RESPONSE: h.on_response,
+            Cmd.CONNECTION_FEATURES: h.greeting.on_features,
+            Cmd.AUTH_CHALLENGE: h.greeting.on_challenge,
+            Cmd.AUTH_RESPONSE: h.greeting.on_response,
             Cmd.PROTOCOL: h.on_protocol,
             Cmd.PROTOCOL_UPDATE: lambda body: netoptions.on_update(self, body),
             Cmd.SYNC_PARAM: h.on_sync_param,

@@ -83,6 +83,8 @@ class StreamDecoder:
     def only_volume(self, volume: int) -> None:
         """From the agreement on, NotAgreed for whatever is meant for another volume: it must not land on this one."""
         self._volume_here = volume
+        if self._version:
+            self._set(self._version, self._features)
 
     def agreed(self, version: int, features: int = 0) -> list[Packet]:
         """From here on the stream is in this protocol; returns the packets that were held back. Raises like feed()."""
