@@ -36,13 +36,17 @@ def names_of(parameters: Mapping[str, str]) -> Names:
 def view_of(names: Names) -> NodeView:
     """This node's view of the resource. Raises ConfigError."""
     configuration = load(names.config_path)
-    resource = configuration.resources.get(names.resource)
+    resource = configuration.resources.get(names.section)
     if resource is None:
         known = ", ".join(configuration.resources) or "none"
-        raise ConfigError(names.config_path, 1, f"there is no resource '{names.resource}'; known: {known}")
+        raise ConfigError(names.config_path, 1, f"there is no resource '{names.section}'; known: {known}")
     floating = {host.address.host for host in resource.hosts if host.kind == "floating" and host.address is not None}
     view = resource.view(names.host, [address for address in sorted(floating) if is_ours(address)])
     refuse_what_is_missing(view, names.config_path)
+    if names.volume is not None and names.volume not in view.volumes:
+        numbers = ", ".join(map(str, sorted(view.volumes)))
+        text = f"'{names.section}' has no volume {names.volume}; its volumes: {numbers}"
+        raise ConfigError(names.config_path, 1, text)
     return view
 
 

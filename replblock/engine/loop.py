@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import os
 import select
+import socket
 import threading
 import time
 import traceback
@@ -20,6 +21,7 @@ from typing import Any, Protocol
 
 from replblock.core.host import HandlerDone
 from replblock.core.requests import Request
+from replblock.engine.inside import EngineSide
 from replblock.engine.network import Addresses, Network
 from replblock.engine.timers import Timers
 
@@ -91,9 +93,8 @@ class Loop:
         self._timers = Timers()
         self._calls_by_timer: dict[Any, Callable[[], None]] = {}
         self._pings: Any = None
-        self.network = Network(
-            addresses, self._poll, self.watch, self.later, self.timer_call, self.now_ms, self.log
-        )
+        kind = EngineSide if addresses.family == socket.AF_UNIX else Network
+        self.network = self.another_network(kind, addresses)
         self._calls_by_timer["listen"] = self.network.try_listen
         # one call less on the paths that are taken for every packet
         self.send = self.network.send
@@ -105,6 +106,10 @@ class Loop:
         self.listen = self.network.listen
         self.dial = self.network.dial
         self._thread = threading.Thread(target=self._run, name="replblock-loop", daemon=True)
+
+    def another_network(self, kind: type[Network], addresses: Addresses) -> Network:
+        """Whoever makes it flushes it."""
+        return kind(addresses, self._poll, self.watch, self.later, self.timer_call, self.now_ms, self.log)
 
     # ---- life
 

@@ -12,38 +12,21 @@ import select
 import socket
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from replblock.core.host import Buffer
 from replblock.engine.leaving import Leaving
 from replblock.engine.link import AGAIN, Link, Pings
+from replblock.engine.listening import Addresses as Addresses
+from replblock.engine.listening import Listening, Log
 from replblock.engine.securing import Securing
 
-LISTEN_BACKLOG = 8
-LISTEN_RETRY_MS = (1000, 2000, 5000, 10000)
-"""Waits between attempts to bind a busy or missing address; the last one repeats."""
 LOW_WATER_BYTES = 256 << 10
 """The core hears `on_sent` when a queue that was longer than this gets shorter, and when it runs empty."""
-REFUSED_LOG_MS = 60_000
 REGISTERED = 1 << 40
 """In a link's mask: epoll knows it, whatever it waits for."""
 
-Log = Callable[[str, str, str], None]
-
-
-class Addresses(NamedTuple):
-    """Where this node listens and dials from, and the peer."""
-
-    family: socket.AddressFamily = socket.AF_INET
-    own: str = "127.0.0.1"
-    own_port: int = 7788
-    peer: str = "127.0.0.1"
-    peer_port: int = 7788
-    sndbuf_bytes: int = 0
-    rcvbuf_bytes: int = 0
-
-
-class Network:
+class Network(Listening):
     """Owned by the loop, which lends it the poll, timers and a way to call later."""
 
     def __init__(
@@ -56,27 +39,15 @@ class Network:
         now_ms: Callable[[], int],
         log: Log,
     ) -> None:
-        self.addresses = addresses
-        self._poll = poll
-        self._watch = watch
+        super().__init__(addresses, poll, watch, timer, now_ms, log)
         self._later = later
-        self._timer = timer
-        self._now_ms = now_ms
-        self._log = log
         self.core: Any = None                   # hears of sockets: on_dialed, on_accepted, on_bytes, on_closed, on_sent
         self.links: dict[int, Link] = {}
         self._last = 0
         self._dirty: list[Link] = []
-        self._listener: socket.socket | None = None
-        self._listen_wanted = False
-        self._listen_tries = 0
-        self.notes: dict[str, str] = {}
-        """rule → text of what an operator should know at this moment, for `status`."""
         self._leaving = Leaving(poll, watch, timer)
         self.securing: Securing | None = None
         """If the configuration asks for it: nothing is said in the clear then."""
-        self._refused = 0
-        self._refused_logged_ms = -REFUSED_LOG_MS
 
     # ---- what the core calls
 
@@ -142,17 +113,6 @@ class Network:
         if link is not None and link.held != held:
             link.held = held
             self._want(link)
-
-    def listen(self, wanted: bool) -> None:
-        if wanted == self._listen_wanted:
-            return
-        self._listen_wanted = wanted
-        self._listen_tries = 0
-        self._timer("listen", None)
-        if wanted:
-            self.try_listen()
-        else:
-            self._close_listener()
 
     def set_addresses(self, addresses: Addresses) -> None:
         """Use these from the next dial on, and for listening now; a connection that stands is left alone."""
@@ -308,91 +268,19 @@ class Network:
             self._want(link)
             self.core.on_accepted(link.number, self.addresses.peer)
 
-    # ---- the listener
-
-    def try_listen(self) -> None:
-        """Bind and listen, or say why not and try again later."""
-        if not self._listen_wanted or self._listener is not None:
+    def _accepted(self, sock: socket.socket) -> None:
+        if self.securing is not None:
+            self._secure(self._add(sock, dialing=True), server=True)
             return
-        a = self.addresses
-        sock = socket.socket(a.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            self._set_buffers(sock)
-            sock.bind((a.own, a.own_port))
-            sock.listen(LISTEN_BACKLOG)
-        except OSError as error:
-            sock.close()
-            wait_ms = LISTEN_RETRY_MS[min(self._listen_tries, len(LISTEN_RETRY_MS) - 1)]
-            if self._listen_tries == 0:
-                self.notes["listen-failed"] = self._listen_problem(error) + "; trying again until it works"
-                self._log("error", "listen-failed", self.notes["listen-failed"])
-            self._listen_tries += 1
-            self._timer("listen", wait_ms)
-            return
-        if self._listen_tries:
-            self._log("notice", "listening-again", f"listening on {a.own}:{a.own_port} after all")
-        self._listen_tries = 0
-        self.notes.pop("listen-failed", None)
-        self._listener = sock
-        self._watch(sock.fileno(), self._accept)
-        self._poll.register(sock.fileno(), select.EPOLLIN)
-
-    def _listen_problem(self, error: OSError) -> str:
-        a = self.addresses
-        where = f"{a.own}:{a.own_port}"
-        if error.errno == errno.EADDRINUSE:
-            return f"cannot listen on {where}: another program uses this port (who: ss -ltnp 'sport = :{a.own_port}')"
-        if error.errno == errno.EADDRNOTAVAIL:
-            return f"cannot listen on {where}: no interface of this node has this address (check: ip addr)"
-        return f"cannot listen on {where}: {error.strerror}"
-
-    def _accept(self, mask: int) -> None:
-        listener = self._listener
-        for _ in range(LISTEN_BACKLOG):
-            if listener is None or listener is not self._listener:
-                return
-            try:
-                sock, address = listener.accept()
-            except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
-                    # level-triggered: without a pause this would spin
-                    self._log("error", "accept-failed", f"cannot accept a connection: {error.strerror}")
-                    self._close_listener()
-                    self._timer("listen", LISTEN_RETRY_MS[0])
-                return
-            if address[0] != self.addresses.peer:
-                sock.close()
-                self._refuse(str(address[0]))
-                continue
-            sock.setblocking(False)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self.securing is not None:
-                self._secure(self._add(sock, dialing=True), server=True)
-                continue
-            link = self._add(sock, dialing=False)
-            self._want(link)
-            self.core.on_accepted(link.number, str(address[0]))
-
-    def _refuse(self, address: str) -> None:
-        self._refused += 1
-        now_ms = self._now_ms()
-        if now_ms - self._refused_logged_ms < REFUSED_LOG_MS:
-            return
-        more = f" ({self._refused} connections refused so far)" if self._refused > 1 else ""
-        self._refused_logged_ms = now_ms
-        peer = self.addresses.peer
-        self.notes["stranger-refused"] = text = f"closed a connection from {address}: the peer is {peer}{more}"
-        self._log("warning", "stranger-refused", text)
-
-    def _close_listener(self) -> None:
-        if self._listener is not None:
-            self._poll.unregister(self._listener.fileno())
-            self._watch(self._listener.fileno(), None)
-            self._listener.close()
-            self._listener = None
+        self.core.on_accepted(self.adopt(sock), self.addresses.peer)
 
     # ---- sockets
+
+    def adopt(self, sock: socket.socket) -> int:
+        """One that is connected already."""
+        link = self._add(sock, dialing=False)
+        self._want(link)
+        return link.number
 
     def _new_socket(self) -> socket.socket:
         sock = socket.socket(self.addresses.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
@@ -400,14 +288,6 @@ class Network:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._set_buffers(sock)
         return sock
-
-    def _set_buffers(self, sock: socket.socket) -> None:
-        for option, size in (
-            (socket.SO_SNDBUF, self.addresses.sndbuf_bytes),
-            (socket.SO_RCVBUF, self.addresses.rcvbuf_bytes),
-        ):
-            if size:
-                sock.setsockopt(socket.SOL_SOCKET, option, size)
 
     def _add(self, sock: socket.socket, dialing: bool) -> Link:
         self._last += 1

@@ -11,12 +11,15 @@ import socket
 import threading
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from replblock.conf import NodeView, unused_notes
+from replblock.core.settings import Settings
 from replblock.device import DeviceError
 from replblock.engine.arguments import wrong_argument
+from replblock.engine.bundling import Bundling
 from replblock.engine.control import EXIT_USAGE, Client, Control, Verb, answer
 from replblock.engine.devices import DeviceKeeper
 from replblock.engine.direct import DirectDoor
@@ -28,6 +31,7 @@ from replblock.engine.lastsize import LastSize
 from replblock.engine.log import Log
 from replblock.engine.loop import ENTER_AFTER, TRACE_FRAMES, Loop
 from replblock.engine.mapping import addresses_of, handler_environment, handlers_of, settings_of, tls_of
+from replblock.engine.network import Addresses
 from replblock.engine.notify import Notifier
 from replblock.engine.pool import Pool
 from replblock.engine.processor import Seats
@@ -37,6 +41,7 @@ from replblock.engine.securing import Securing
 from replblock.engine.tls import Tls
 from replblock.status.words import cstates, dstates, roles
 
+VOLUME_MARK = "@"
 PUBLISH_MS = 1000
 PR_SET_PDEATHSIG = 1
 END_S = 15.0
@@ -47,6 +52,7 @@ class Names(NamedTuple):
     """Who we are and where our files are."""
 
     resource: str
+    """As the files are called: the resource, or RES@VOLUME, where each volume has an engine of its own."""
     config_path: str
     host: str
     run_dir: Path
@@ -54,6 +60,17 @@ class Names(NamedTuple):
     def file(self, ending: str) -> Path:
         """`RUN/RES.nbd`, `.ctl`, `.pid`, `.log` …"""
         return self.run_dir / f"{self.resource}.{ending}"
+
+    @property
+    def section(self) -> str:
+        """What the configuration calls the resource."""
+        return self.resource.partition(VOLUME_MARK)[0]
+
+    @property
+    def volume(self) -> int | None:
+        """Which one, if there are several."""
+        number = self.resource.partition(VOLUME_MARK)[2]
+        return int(number) if number else None
 
 
 MakeCore = Callable[[Any, Loop], Any]
@@ -68,8 +85,8 @@ class Engine:
         self.names = names
         self.view = view
         self.log = log
-        self.volume = min(view.volumes)
-        self.settings = settings_of(view, self.volume)
+        self.volume = min(view.volumes) if names.volume is None else names.volume
+        self.settings = self.settings_of(view)
         self.notifier = Notifier()
         self.handlers = Handlers(
             handlers_of(view),
@@ -79,9 +96,16 @@ class Engine:
             self._report_handler,
         )
         self.loop = Loop(
-            addresses_of(view), log.write, self.handlers.run, self._state_changed, self._fatal,
+            self.addresses_of(view), log.write, self.handlers.run, self._state_changed, self._fatal,
             enter_after=int(os.environ.get("REPLBLOCK_ENTER_AFTER", ENTER_AFTER)),
         )  # fmt: skip
+        self.outside = settings_of(view, self.volume), addresses_of(view)
+        """What holds towards the peer; the same as this engine's own, if it is the only one."""
+        self.bundling: Bundling | None = None
+        """Of a resource with several volumes, in the engine of the first one."""
+        if names.volume == min(view.volumes):
+            paths = {number: names.run_dir / f"{names.section}{VOLUME_MARK}{number}.link" for number in view.volumes}
+            self.bundling = Bundling(*self.outside, paths, log.write, self._fatal)
         self.secure(tls_of(view))
         self.core = make_core(self.settings, self.loop)
         self.loop.core = self.core
@@ -136,8 +160,22 @@ class Engine:
     def secure(self, tls: Tls | None) -> None:
         """Encrypt the link from now on, or do not."""
         network = self.loop.network
-        network.secure_with(Securing(tls, self.post, self.log.write, network.notes) if tls is not None else None)
+        if self.bundling is not None:
+            self.bundling.secure(tls)
+        elif self.names.volume is None:
+            network.secure_with(Securing(tls, self.post, self.log.write, network.notes) if tls is not None else None)
         self.tls = tls
+
+    def settings_of(self, view: NodeView) -> Settings:
+        """Behind a bundle an engine has nothing to prove: its peer is there in its own node."""
+        settings = settings_of(view, self.volume)
+        return settings if self.names.volume is None else replace(settings, cram_hmac_alg="", shared_secret="")
+
+    def addresses_of(self, view: NodeView) -> Addresses:
+        """Where this engine meets its peer: on the network, or in its own node. Raises ConfigError."""
+        if self.names.volume is None:
+            return addresses_of(view)
+        return Addresses(socket.AF_UNIX, str(self.names.file("link")), 0, "the bundle", 0)
 
     def post(self, call: Callable[..., Any], *args: Any) -> None:
         """Run in the loop, with the engine's lock held."""
@@ -164,6 +202,8 @@ class Engine:
             self.direct.listen()
         self.loop.start(self.core)
         self.guard.start()
+        if self.bundling is not None:
+            self.bundling.start()
         self.post(self._open_for_business)
 
     def _open_for_business(self) -> None:
@@ -233,13 +273,15 @@ class Engine:
     def _finish(self) -> None:
         self.notifier.stopping()
         self.guard.stop()
+        if self.bundling is not None:
+            self.bundling.stop()
         if self._publisher is not None:
             self._publisher.withdraw()
         try:
             self.device.release()
         except Exception as error:
             self.log.write("warning", "device-left", f"{error}")
-        for ending in ("nbd", "direct", "pid"):
+        for ending in ("nbd", "direct", "pid", "link"):
             self.names.file(ending).unlink(missing_ok=True)
         self.log.write("info", "engine-down", "stopped in good order")
         with self.loop.lock:
@@ -348,7 +390,9 @@ class Engine:
             item["replblock-io"] = str(self.view.replblock["io"])
         for item in status["connections"]:
             item["tls"] = self.tls is not None and item["paths"][0]["established"]
-        notes = self.loop.network.notes.items()
+        notes = [*self.loop.network.notes.items()]
+        if self.bundling is not None:
+            notes += self.bundling.loop.network.notes.items()
         status["replblock-why"] += [{"rule": rule, "text": text, "time-ms": None} for rule, text in notes]
         status["replblock-unused-options"] = unused_notes(self.view)
         return status

@@ -329,7 +329,8 @@ def adjust(engine: Engine, args: Args, client: Client) -> None:
     names = engine.names
     try:
         view = view_of(names._replace(config_path=str(args.get("config") or names.config_path)))
-        settings, addresses, tls = settings_of(view, engine.volume), addresses_of(view), tls_of(view)
+        settings, addresses, tls = engine.settings_of(view), engine.addresses_of(view), tls_of(view)
+        outside = settings_of(view, engine.volume), addresses_of(view)
     except ConfigError as error:
         client.reply(answer(CONFIG_REFUSED, [str(error)]))
         return
@@ -340,6 +341,7 @@ def adjust(engine: Engine, args: Args, client: Client) -> None:
             ("addresses", engine.loop.network.addresses, addresses),
             ("handlers", engine.handlers.commands, commands),
             ("encryption", engine.tls, tls),
+            ("connection", engine.outside, outside),
         ) if old != new
     ]  # fmt: skip
     if args.get("dry_run") or not changed:
@@ -354,6 +356,9 @@ def adjust(engine: Engine, args: Args, client: Client) -> None:
             engine.handlers.environment = handler_environment(view, engine.volume, names.config_path, run_dir)
             if engine.tls != tls:
                 engine.secure(tls)
+            engine.outside = outside
+            if engine.bundling is not None:
+                engine.bundling.loop.post(engine.bundling.adjust, *outside)
         else:
             engine.loop.network.set_addresses(before)
         _reply(client, found)
