@@ -112,18 +112,7 @@ def _up(run: Run, target: Target) -> int:
             break
     if code and started:  # refused as a whole: leave nothing behind that would be in create-md's way
         stop(run, target)
-    return code or _not_served(run, target)
-
-
-def _not_served(run: Run, target: Target) -> int:
-    """20, and a line for each, if there are volumes in the configuration that the engine does not know."""
-    served = {device["volume"] for device in status_of(run, target.resource)["devices"]}
-    missing = [volume.number for volume in run.volumes(target) if volume.number not in served]
-    for number in missing:
-        print(f"{target.resource}/{number}: this volume is not served: an engine has one volume yet", file=sys.stderr)
-    if missing:
-        print(f"give each volume a resource of its own in {run.config_path}", file=sys.stderr)
-    return CANNOT if missing else 0
+    return code
 
 
 def step(run: Run, target: Target, verb: str) -> int:
@@ -154,7 +143,9 @@ def _supervised(run: Run) -> int:
     """Become the engine of the one resource that is named: who started this process keeps its number."""
     targets = run.targets()
     if len(targets) != 1:
-        raise Stop(USAGE, "--supervised: one resource, please", f"run: replctl {run.verb.name} --supervised RES")
+        known = ", ".join(target.resource for target in targets) or "RES"
+        text = f"--supervised: one engine, please: {known}"
+        raise Stop(USAGE, text, f"run: replctl {run.verb.name} --supervised RES")
     name = targets[0].resource
     run.view(name)
     from replblock.engine.launch import become

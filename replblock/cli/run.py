@@ -21,14 +21,23 @@ _WARNING_VERBS = frozenset({"up", "adjust", "dump", "sh-nop"})
 """They look at the configuration as such, so they repeat its warnings; the others would only be noisy."""
 
 
+_ONCE_FOR_ALL_VOLUMES = frozenset({"sh-resource", "dump", "dump-xml"})
+
+
 class Target(NamedTuple):
-    """What a name on the command line means: a resource, or one volume of it."""
+    """What a name on the command line means: a resource, or one volume of it.
+
+    Where a resource has several volumes, each has an engine of its own, and its name here is RES@VOLUME.
+    """
 
     resource: str
     volume: int | None = None
 
     def __str__(self) -> str:
-        return self.resource if self.volume is None else f"{self.resource}/{self.volume}"
+        from replblock.engine.client import section_of, volume_of
+
+        volume = volume_of(self.resource) if self.volume is None else self.volume
+        return self.resource if volume is None else f"{section_of(self.resource)}/{volume}"
 
 
 class Run:
@@ -129,6 +138,9 @@ class Run:
 
     def view(self, name: str) -> NodeView:
         """This node's view of one resource. Raises Stop(1) naming those that are known."""
+        from replblock.engine.client import section_of
+
+        name = section_of(name)
         if name in self.views:
             return self.views[name]
         first = f"'{name}' not defined in your config (for this host)."
@@ -152,13 +164,16 @@ class Run:
 
     def volumes(self, target: Target) -> list[VolumeView]:
         """The volumes that are meant, by number."""
+        from replblock.engine.client import volume_of
+
         volumes = self.view(target.resource).volumes
-        if target.volume is None:
+        wanted = volume_of(target.resource) if target.volume is None else target.volume
+        if wanted is None:
             return [volumes[number] for number in sorted(volumes)]
-        if target.volume not in volumes:
+        if wanted not in volumes:
             numbers = ", ".join(str(number) for number in sorted(volumes))
             raise Stop(USAGE, f"'{target}' not defined in your config (for this host).", f"its volumes: {numbers}")
-        return [volumes[target.volume]]
+        return [volumes[wanted]]
 
     # ---- what is meant
 
@@ -182,7 +197,32 @@ class Run:
         )
 
     def targets(self) -> list[Target]:
-        """What the names on the command line mean. All of them are checked before anything is done."""
+        """What the names on the command line mean, engine by engine. All are checked before anything is done."""
+        if self.verb.needs == NONE or self.verb.name in _ONCE_FOR_ALL_VOLUMES:
+            return self.meant()
+        return [engine for target in self.meant() for engine in self._engines(target)]
+
+    def _engines(self, target: Target) -> list[Target]:
+        """The same, or a target for each volume that has an engine of its own."""
+        from replblock.engine.client import engine_names, volume_of
+
+        if volume_of(target.resource) is not None or (self.verb.live and self.is_up(target.resource)):
+            return [target]
+        if self.verb.live and target.resource not in self._known_views():
+            return [target]
+        names = engine_names(target.resource, self.view(target.resource).volumes)
+        if len(names) == 1:
+            return [target]
+        return [Target(name) for name in names if target.volume in (None, volume_of(name))]
+
+    def _known_views(self) -> dict[str, NodeView]:
+        try:
+            return self.views
+        except Stop:
+            return {}
+
+    def meant(self) -> list[Target]:
+        """What the names on the command line mean: resources, or volumes of them."""
         if self.verb.needs == NONE:
             return [Target(name) for name in self.views]
         if self.stacked:
@@ -209,6 +249,8 @@ class Run:
         name, slash, number = word.partition("/")
         if self.verb.live and not slash and self.is_up(name):
             return Target(name)  # a running resource answers even if the file is broken
+        if not slash and self._names_an_engine(name):
+            return Target(name)
         if name and slash and number.isdigit():
             target = Target(name, int(number))
         elif word.startswith(("minor-", "/dev/")):
@@ -224,6 +266,12 @@ class Run:
             )
         self.volumes(target)
         return target
+
+    def _names_an_engine(self, name: str) -> bool:
+        from replblock.engine.client import section_of, volume_of
+
+        view = self._known_views().get(section_of(name))
+        return view is not None and volume_of(name) in view.volumes and len(view.volumes) > 1
 
     def _by_device(self, word: str) -> Target:
         for name, view in self.views.items():

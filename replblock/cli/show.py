@@ -24,6 +24,7 @@ def status(run: Run) -> int:
             worst = max(worst, stop.exit_code)
             for line in stop.lines:
                 print(line, file=sys.stderr)
+    found = together(found)
     if "--json" in run.options:
         from replblock.status import json_out
 
@@ -33,6 +34,20 @@ def status(run: Run) -> int:
 
         print(text.render(found, verbose=run.verbose, statistics="--statistics" in run.options), end="")
     return worst
+
+
+def together(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Volumes that have an engine each are one resource to whoever looks."""
+    whole: dict[str, dict[str, Any]] = {}
+    for one in found:
+        known = whole.setdefault(one["name"], one)
+        if known is one:
+            continue
+        known["devices"] = [*known["devices"], *one["devices"]]
+        for mine, more in zip(known["connections"], one["connections"], strict=False):
+            mine["peer_devices"] = [*mine["peer_devices"], *more["peer_devices"]]
+        known["replblock-why"] = [*known["replblock-why"], *one["replblock-why"]]
+    return list(whole.values())
 
 
 def _words(run: Run, words: Callable[[Any], list[str]]) -> int:

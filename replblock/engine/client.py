@@ -8,7 +8,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,28 @@ class Busy(TimeoutError):
     def __init__(self, resource: str, verb: str, timeout_s: float) -> None:
         self.resource = resource
         super().__init__(f"{resource}: no answer to '{verb}' within {timeout_s:g} s; the engine is busy or stuck")
+
+
+VOLUME_MARK = "@"
+"""Between resource and volume in the name of an engine that serves one of several."""
+
+
+def section_of(name: str) -> str:
+    """The resource of this engine."""
+    section, mark, number = name.rpartition(VOLUME_MARK)
+    return section if mark and number.isdigit() else name
+
+
+def volume_of(name: str) -> int | None:
+    """Which of several volumes this engine serves; None if it is its resource's only one."""
+    _, mark, number = name.rpartition(VOLUME_MARK)
+    return int(number) if mark and number.isdigit() else None
+
+
+def engine_names(section: str, numbers: Iterable[int]) -> list[str]:
+    """The engines of a resource with these volumes."""
+    known = sorted(numbers)
+    return [section] if len(known) == 1 else [f"{section}{VOLUME_MARK}{number}" for number in known]
 
 
 def control_path(run_dir: str | os.PathLike[str], resource: str) -> Path:

@@ -20,6 +20,7 @@ from replblock.core.settings import Settings
 from replblock.device import DeviceError
 from replblock.engine.arguments import wrong_argument
 from replblock.engine.bundling import Bundling
+from replblock.engine.client import VOLUME_MARK, section_of, volume_of
 from replblock.engine.control import EXIT_USAGE, Client, Control, Verb, answer
 from replblock.engine.devices import DeviceKeeper
 from replblock.engine.direct import DirectDoor
@@ -41,7 +42,6 @@ from replblock.engine.securing import Securing
 from replblock.engine.tls import Tls
 from replblock.status.words import cstates, dstates, roles
 
-VOLUME_MARK = "@"
 PUBLISH_MS = 1000
 PR_SET_PDEATHSIG = 1
 END_S = 15.0
@@ -64,13 +64,12 @@ class Names(NamedTuple):
     @property
     def section(self) -> str:
         """What the configuration calls the resource."""
-        return self.resource.partition(VOLUME_MARK)[0]
+        return section_of(self.resource)
 
     @property
     def volume(self) -> int | None:
         """Which one, if there are several."""
-        number = self.resource.partition(VOLUME_MARK)[2]
-        return int(number) if number else None
+        return volume_of(self.resource)
 
 
 MakeCore = Callable[[Any, Loop], Any]
