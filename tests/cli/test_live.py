@@ -132,7 +132,7 @@ def test_after_a_crash_of_the_engine(pair: Pair) -> None:
     assert pair.a.run("wait-connect", "r0").code == 0, log(pair.a)
 
 
-def test_volumes_that_are_not_served_are_named(pair: Pair) -> None:
+def test_each_volume_has_an_engine(pair: Pair) -> None:
     a = pair.a
     text = a.config.read_text()
     for node in (pair.a, pair.b):
@@ -145,12 +145,11 @@ def test_volumes_that_are_not_served_are_named(pair: Pair) -> None:
     a.config.write_text(text)
     (a.directory / "disk.img.1").write_bytes(bytes(8 * MIB))
     assert a.run("create-md", "r0").code == 0
-    made = a.run("up", "r0")
-    if made.code:  # until engines serve several volumes
-        assert made.code == 20
-        assert made.errors[0] == "r0/1: this volume is not served: an engine has one volume yet"
-        assert a.run("role", "r0/1").errors[0] == "1: Failure: (127) Device minor not allocated"
+    assert a.run("up", "r0").code == 0
+    assert a.run("role", "r0").out == "Secondary/Unknown\n" * 2
     assert a.run("role", "r0/0").out == "Secondary/Unknown\n"
+    assert a.run("down", "r0").code == 0
+    assert a.run("role", "r0/1").errors[0] == "1: Failure: (127) Device minor not allocated"
 
 
 def test_first_sync_writing_and_failover(pair: Pair, tmp_path: Path) -> None:
