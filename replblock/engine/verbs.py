@@ -341,7 +341,7 @@ def adjust(engine: Engine, args: Args, client: Client) -> None:
             ("addresses", engine.loop.network.addresses, addresses),
             ("handlers", engine.handlers.commands, commands),
             ("encryption", engine.tls, tls),
-            ("connection", engine.outside, outside),
+            ("connection", engine.outside if engine.bundling is not None else outside, outside),
         ) if old != new
     ]  # fmt: skip
     if args.get("dry_run") or not changed:
