@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from .errors import shown
@@ -72,6 +73,8 @@ class Parser:
         if len(statement.words) < 2:
             raise statement.error("resource without a name; expected 'resource NAME {'")
         title = name(statement, 1, "the name of the resource")
+        if re.search(r"@\d+$", title):
+            raise statement.error(f"resource {shown(title)}: so a volume is called; expected a name without '@NUMBER'")
         block = need_block(statement, 2)
         first = self.configuration.resources.get(title)
         if first is not None:

@@ -9,7 +9,7 @@ connection stands only while every volume takes part: if one leaves, all meet th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from replblock.core.bundled_epochs import Ack, SentEpochs, TakenEpochs
@@ -30,6 +30,8 @@ from replblock.wire.stream import StreamDecoder
 FIRST_WITH_VOLUMES = 100
 WRITES = frozenset({Cmd.DATA, Cmd.TRIM, Cmd.ZEROES, Cmd.WSAME})
 """What counts in an epoch."""
+MOST_EARLY = 64
+"""Packets of the meta connection that may come while the engines are being greeted."""
 FULL_BYTES, ROOM_BYTES = 8 << 20, 2 << 20
 """So much may wait for one side before the other one is not read any more; and when it is again."""
 
@@ -63,6 +65,13 @@ class Member:
         self.greeted = False
 
 
+class _Links(LinkKeeper):
+    """Whether the peer lives and takes what it is sent, each volume's engine watches for itself."""
+
+    def _watch(self, link: Link, now: int) -> None:
+        pass
+
+
 class _State(NamedTuple):
     conn: Conn
 
@@ -75,14 +84,16 @@ class Bundle:
         self.host = host
         self.volumes = tuple(volumes)
         self._locals = locals_
-        self.links = LinkKeeper(self)  # type: ignore[arg-type]
+        self.links = _Links(self)  # type: ignore[arg-type]
         self.greeting = Greeting(self, self._greeted)  # type: ignore[arg-type]
         self.handshake = self.primary = self  # what the link keeper asks of these it asks of us
-        self.refused = False
-        """The peer and this node do not go together: nobody tries again before every volume has been told to."""
+        self.refused = ""
+        """Why the peer and this node do not go together: nobody tries again before an operator has looked."""
+        self.when_refused: Callable[[str], None] = lambda why: None
+        """Called then; whoever has the engines tells them, and they stand alone, as with a volume that is alone."""
         self._members: dict[int, Member] = {}
         self._by_sock: dict[int, Member] = {}
-        self._leaving = False
+        self._leaving, self._said = False, ""
         self._begin_anew()
 
     def _begin_anew(self) -> None:
@@ -118,6 +129,7 @@ class Bundle:
     def why(self, level: str, rule: str, text: str) -> None:
         """For the log."""
         self.host.log(level, rule, text)
+        self._said = text
 
     def connection_lost(self, cause: Conn, **known: Any) -> None:
         """The peer is gone: for every volume."""
@@ -126,8 +138,10 @@ class Bundle:
         for member in members.values():
             for sock in (member.data, member.meta):
                 self._locals.close(sock)
-        self.refused = cause == Conn.DISCONNECTING and not self._leaving
         self._begin_anew()
+        if cause == Conn.DISCONNECTING and not self._leaving:
+            self.refused = self._said
+            self.when_refused(self.refused)
 
     # --- begin and end ---
 
@@ -147,7 +161,7 @@ class Bundle:
         if self.links.link is not None:
             self.links.drop(Conn.DISCONNECTING, rule, text, "info")
         self.links.stop()
-        self._leaving = self.refused = False
+        self._leaving, self.refused = False, ""
 
     def _greeted(self) -> None:
         """The peer is who it should be."""
@@ -252,6 +266,8 @@ class Bundle:
         """Of the meta connection, in order."""
         link = self.links.link
         if not self.open:
+            if not self._met or len(self._waiting_meta) > MOST_EARLY:
+                raise ProtocolError("the peer speaks on the meta connection before the handshake was done")
             self._waiting_meta.extend(packets)
             return
         for cmd, volume, body in packets:
@@ -260,7 +276,9 @@ class Bundle:
                 for hears in self.volumes:
                     self._to(hears, cmd, body, meta=True)
             elif cmd == Cmd.PING_ACK:
-                self._to(self._pings.answered(), cmd, body, meta=True)
+                owner = self._pings.answered()
+                if owner is not None:
+                    self._to(owner, cmd, body, meta=True)
             elif cmd == Cmd.BARRIER_ACK:
                 self._tell(self._sent.acknowledge(body))
             elif cmd == Cmd.CONN_ST_CHG_REPLY:
@@ -326,11 +344,11 @@ class Bundle:
                 self._say(cmd, whole.pack(), meta=True)
                 self._go_on()
         elif meta and cmd == Cmd.CONN_ST_CHG_REPLY:
-            reply = self._orders.answered_by(volume, body)
-            if reply is not None:
+            replies = self._orders.answered_by(volume, body)
+            for reply in replies:
                 self._say(cmd, reply, meta=True)
-                if self._orders.left:
-                    self.leave("volume-left", "a volume has ended its connection, as the peer wanted")
+            if replies and self._orders.left:
+                self.leave("volume-left", "a volume has ended its connection, as the peer wanted")
         elif cmd == Cmd.PROTOCOL:
             if not self._protocol_said:
                 self._protocol_said = True
@@ -364,7 +382,7 @@ class Bundle:
                 for packet in each.data_in.agreed(link.version, link.features):
                     self._from(each, False, packet)
             waiting, self._waiting_meta = self._waiting_meta, []
-            self.on_meta_packets(waiting)
+            self.links.resume_meta(waiting)
             self._go_on()
 
     def _say(self, cmd: int, body: Buffer, volume: int = 0, meta: bool = False) -> None:

@@ -21,9 +21,9 @@ class Pings:
         """This volume's ping goes to the peer."""
         self._mine.append(volume)
 
-    def answered(self) -> int:
-        """The peer's ack: whose ping it was for. Acks come in the order of the pings; -1 for one too many."""
-        return self._mine.popleft() if self._mine else -1
+    def answered(self) -> int | None:
+        """The peer's ack: whose ping it was for. Acks come in the order of the pings; None for one too many."""
+        return self._mine.popleft() if self._mine else None
 
     def asked_by_peer(self, volumes: Iterable[int]) -> None:
         """The peer's ping goes to all of these."""
@@ -46,8 +46,7 @@ class Answers:
 
     def __init__(self) -> None:
         self._groups: deque[tuple[bytes, list[int]]] = deque()
-        self._left_to_answer: set[int] = set()
-        self._worst = int(Code.SUCCESS)
+        self._theirs: deque[_Question] = deque()
         self.left = False
         """A volume has left with its answer."""
 
@@ -65,19 +64,35 @@ class Answers:
         return self._groups.popleft()[1] if self._groups else []
 
     def asked_by_peer(self, volumes: Iterable[int]) -> None:
-        self._left_to_answer = set(volumes)
-        self._worst = int(Code.SUCCESS)
+        """The peer's question goes to all of these."""
+        self._theirs.append(_Question(set(volumes)))
 
-    def answered_by(self, volume: int, body: memoryview) -> bytes | None:
-        """The answer of all, when this was the last one: what any of them refuses is refused."""
-        code = StateChangeReply.unpack(body).retcode
-        if self._worst >= int(Code.SUCCESS):
-            self._worst = code
-        self._left_to_answer.discard(volume)
-        return None if self._left_to_answer else StateChangeReply(self._worst).pack()
+    def answered_by(self, volume: int, body: memoryview) -> list[bytes]:
+        """Answers to the peer that are complete with this one: what any volume refuses is refused."""
+        question = next((one for one in self._theirs if volume in one.left), None)
+        if question is not None:
+            question.left.discard(volume)
+            code = StateChangeReply.unpack(body).retcode
+            if question.worst >= int(Code.SUCCESS):
+                question.worst = code
+        answers = []
+        while self._theirs and not self._theirs[0].left:
+            answers.append(StateChangeReply(self._theirs.popleft().worst).pack())
+        return answers
 
     def leaves(self, volume: int) -> bool:
         """It has closed its connection; true if others are still to be heard."""
         self.left = True
-        self._left_to_answer.discard(volume)
-        return bool(self._left_to_answer)
+        for question in self._theirs:
+            question.left.discard(volume)
+        return any(question.left for question in self._theirs)
+
+
+class _Question:
+    """One of the peer's, on its way to the volumes."""
+
+    __slots__ = ("left", "worst")
+
+    def __init__(self, left: set[int]) -> None:
+        self.left = left
+        self.worst = int(Code.SUCCESS)

@@ -45,6 +45,8 @@ class Handshake:
         self.running = True
         self.peer_sizes = self.peer_uuids = None
         self._state_held = b""
+        for decoder in (link.data_in, link.meta_in):
+            decoder.only_volume(self._r.settings.volume)  # first: more may come in one read with the authentication
         self.greeting.begin(link)
 
     def on_timer(self) -> None:
@@ -91,8 +93,6 @@ class Handshake:
         link = r.links.link
         assert link is not None
         version = link.version
-        for decoder in (link.data_in, link.meta_in):
-            decoder.only_volume(r.settings.volume)
         r.primary.connected(link)
         r.secondary.connected(link)
         r.links.send_connection(Cmd.PROTOCOL, self.own_protocol().pack(version))

@@ -228,6 +228,11 @@ class LinkKeeper:
         if self.link is not None:
             self._dispatch(self.link.data, packets)
 
+    def resume_meta(self, packets: Sequence[tuple[int, int, memoryview]]) -> None:
+        """The same of the meta connection."""
+        if self.link is not None:
+            self._dispatch(self.link.meta, packets)
+
     def agreed(self, version: int, features: int) -> None:
         """The features exchange ended: both streams switch format; packets that came early are handled now."""
         link = self.link

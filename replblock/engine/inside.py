@@ -15,6 +15,7 @@ from typing import Any
 from replblock.engine.listening import LISTEN_BACKLOG
 from replblock.engine.network import Network
 
+LOOK_MS = 1000
 NONBLOCKING = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 
 
@@ -28,16 +29,28 @@ class EngineSide(Network):
 
     def _new_listener(self) -> socket.socket:
         path = Path(self.addresses.own)
-        path.unlink(missing_ok=True)  # of an engine that was killed: there is one engine for each volume
+        new = path.with_name(f"{path.name}~")
+        new.unlink(missing_ok=True)
         sock = socket.socket(socket.AF_UNIX, NONBLOCKING)
         try:
-            sock.bind(str(path))
-            path.chmod(0o600)
+            sock.bind(str(new))
+            new.chmod(0o600)
             sock.listen(LISTEN_BACKLOG)
+            new.rename(path)  # who finds it can connect; what an engine that was killed left is out of the way
         except OSError:
             sock.close()
             raise
+        self._timer("link-file", LOOK_MS, self._look)
         return sock
+
+    def _look(self) -> None:
+        """Somebody took the file away: nobody would ever come."""
+        if self._listener is not None:
+            if Path(self.addresses.own).exists():
+                self._timer("link-file", LOOK_MS, self._look)
+            else:
+                self.listen(False)
+                self.listen(True)
 
     def _listen_problem(self, error: OSError) -> str:
         return f"cannot wait for the other volumes at {self.addresses.own}: {error.strerror}"
@@ -69,20 +82,30 @@ class BundleSide:
 
     def dial(self, volume: int) -> tuple[int, int] | None:
         """The data and the meta stream."""
-        numbers = []
+        numbers: list[int] = []
         for _ in range(2):
-            sock = socket.socket(socket.AF_UNIX, NONBLOCKING)
-            try:
-                sock.connect(str(self._paths[volume]))
-            except OSError as error:
-                sock.close()
-                if error.errno == errno.ECONNREFUSED:
-                    self._paths[volume].unlink(missing_ok=True)  # its engine was killed
+            sock = self._connected(self._paths[volume])
+            if sock is None:
                 for number in numbers:
                     self._network.close(number)
                 return None
             numbers.append(self._network.adopt(sock))
         return numbers[0], numbers[1]
+
+    @staticmethod
+    def _connected(path: Path) -> socket.socket | None:
+        sock = None
+        try:
+            before = path.stat().st_ino
+            sock = socket.socket(socket.AF_UNIX, NONBLOCKING)
+            sock.connect(str(path))
+            return sock
+        except OSError as error:
+            if sock is not None:
+                sock.close()
+            if error.errno == errno.ECONNREFUSED and path.exists() and path.stat().st_ino == before:
+                path.unlink(missing_ok=True)  # its engine was killed
+            return None
 
 
 class Ends:

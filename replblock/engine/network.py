@@ -248,8 +248,14 @@ class Network(Listening):
         """What is read and sent goes through a tunnel from now on; `_secured` follows."""
         assert self.securing is not None
         self._forget(link)
-        if not self.securing.begin(link.sock, server, partial(self._secured, link, server)):
+        sock = socket.socket(fileno=link.sock.detach())  # the tunnel's from now on, and nobody else's
+        if self.securing.begin(sock, server, partial(self._secured, link, server)):
+            return
+        sock.close()
+        if server:
             self.close(link.number)
+        else:
+            self._later(self._dial_ended, link, errno.EAGAIN)
 
     def _secured(self, link: Link, server: bool, sock: socket.socket | None) -> None:
         if self.links.get(link.number) is not link:

@@ -10,7 +10,7 @@ from replblock.engine.tls import Tls
 from replblock.engine.tunnel import Tunnel
 
 MAX_HANDSHAKES = 8
-"""Each has a thread: beyond it connections are closed unheard."""
+"""Of those who come; each has a thread, and beyond it they are closed unheard. This node dials one at a time."""
 
 
 class Securing:
@@ -23,16 +23,16 @@ class Securing:
         self._post = post
         self._log = log
         self._notes = notes
-        self._under_way = 0
+        self._accepted = 0
 
     def begin(self, sock: socket.socket, server: bool, done: Callable[[socket.socket | None], None]) -> bool:
         """Takes the socket; `done` gets what to use instead, or None. False: there are too many already."""
-        if self._under_way >= MAX_HANDSHAKES:
+        if server and self._accepted >= MAX_HANDSHAKES:
             return False
-        self._under_way += 1
+        self._accepted += server
 
         def ended(instead: socket.socket | None, problem: str) -> None:
-            self._under_way -= 1
+            self._accepted -= server
             if problem:
                 self._complain(problem)
             else:

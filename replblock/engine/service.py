@@ -160,7 +160,7 @@ class Engine:
         """Encrypt the link from now on, or do not."""
         network = self.loop.network
         if self.bundling is not None:
-            self.bundling.secure(tls)
+            self.bundling.loop.post(self.bundling.secure, tls)
         elif self.names.volume is None:
             network.secure_with(Securing(tls, self.post, self.log.write, network.notes) if tls is not None else None)
         self.tls = tls

@@ -42,7 +42,7 @@ class Tls(NamedTuple):
             path = self.directory / KEY
             with path.open("rb"):
                 pass
-            context.load_cert_chain(self.directory / CERTIFICATE, path)
+            context.load_cert_chain(self.directory / CERTIFICATE, path, password=lambda: "")  # nobody types one
         except ssl.SSLError as error:
             raise TlsProblem(f"{path}: not usable: {error.reason or error}") from error
         except OSError as error:

@@ -52,11 +52,11 @@ class Tunnel(threading.Thread):
         """Handshake, report, relay."""
         try:
             self._out = self._open()
-        except (TlsProblem, OSError) as error:
+            ours, self._inner = socket.socketpair()
+        except (TlsProblem, OSError, ValueError) as error:  # ValueError: a certificate with a name that is none
             self._tcp.close()
             self._report(None, explain(error))
             return
-        ours, self._inner = socket.socketpair()
         ours.setblocking(False)
         self._inner.setblocking(False)
         self._report(ours, "")

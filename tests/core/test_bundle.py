@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from replblock.core.requests import Op
 from replblock.state.names import Conn
+from replblock.wire.commands import Cmd
+from replblock.wire.errors import ProtocolError
 from tests.core.bundled import BundledWorld
 from tests.core.world import MIB
 
@@ -135,6 +138,40 @@ def test_both_ask_to_leave_at_once() -> None:
     world.run_until(lambda: len(answers) == 2)
     assert answers == [0, 0]
     assert all(host.resource.state.conn == Conn.STANDALONE for host in world.volumes["b"].values())
+
+
+def test_a_peer_that_takes_nothing_for_a_while() -> None:
+    """Longer than `timeout`; it answers pings, so it lives, and an engine's pings are answered to that engine."""
+    world = BundledWorld(18, timeout_ms=2000, ping_int_ms=1000).begin()
+    unsent = world.a.unsent_bytes
+    world.a.unsent_bytes = lambda sock: max(1, unsent(sock))  # type: ignore[method-assign]
+    for _ in range(20):
+        for host in world.volumes["a"].values():
+            world.submit(host, Op.WRITE, 0, 4096, b"x" * 4096)
+        world.run(400)
+    world.a.unsent_bytes = unsent  # type: ignore[method-assign]
+    world.settle()
+    assert all(host.resource.links.losses == 0 for host in world.everybody)
+
+
+def test_an_ack_for_nobodys_ping() -> None:
+    world = BundledWorld(19).begin()
+    world.a.resource.links.send_meta(Cmd.PING_ACK)
+    world.a.finish()
+    world.run(1000)
+    assert world.in_sync()
+
+
+def test_the_peer_floods_before_it_was_met() -> None:
+    """Nothing is kept for somebody who has proved nothing."""
+    world = BundledWorld(20, cram_hmac_alg="sha256", shared_secret="x")
+    for node in (world.a, world.b):
+        world.start(node)
+    bundle: Any = world.a.resource
+    world.run_until(lambda: bundle.links.link is not None)
+    assert not bundle._met
+    with pytest.raises(ProtocolError, match="before the handshake"):
+        bundle.on_meta_packets([(int(Cmd.PING), 0, memoryview(b""))])
 
 
 def test_roles_change_sides() -> None:

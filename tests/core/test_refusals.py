@@ -240,9 +240,10 @@ def test_bad_data_is_never_declared_the_source(verb: str) -> None:
     assert world.same_data() and world.read(world.a, 0, 4096) == b"p" * 4096
 
 
-def test_a_peer_with_another_volume_is_left() -> None:
+@pytest.mark.parametrize("secret", [{}, {"cram_hmac_alg": "sha256", "shared_secret": "x"}], ids=["open", "proved"])
+def test_a_peer_with_another_volume_is_left(secret: dict[str, str]) -> None:
     """Its writes to that volume would land on ours: neither data nor generations change, and both say why."""
-    world = World(4)
+    world = World(4, **secret)
     world.b.settings = replace(world.b.settings, volume=1)  # type: ignore[attr-defined]
     for host in (world.a, world.b):
         world.up(host, connect=False)
