@@ -23,8 +23,8 @@ from tests.wire.tshark import Packet, assert_clean
 
 pytestmark = pytest.mark.root
 
-ALWAYS = ("CONNECTION_FEATURES PROTOCOL SIZES UUIDS STATE RS_DATA_REQUEST RS_DATA_REPLY SYNC_UUID DATA BARRIER "
-          "BARRIER_ACK")
+ALWAYS = ("CONNECTION_FEATURES PROTOCOL SIZES UUIDS STATE RS_THIN_REQ RS_DEALLOCATED RS_DATA_REPLY SYNC_UUID DATA "
+          "BARRIER BARRIER_ACK")
 DISK_BYTES = 6 * MIB          # tshark takes seconds for a MiB
 STEP = MIB
 
@@ -112,7 +112,7 @@ def test_tshark_reads_a_whole_life(pair: Pair, tmp_path: Path, net: dict[str, ob
     missing = [name for name in f"{ALWAYS} {expected}".split() if not found[name]]
     assert not missing, f"{missing} not in {dict(found)}"
     # what was sent once is asked for once: a first sync of everything and a resync of little
-    blocks = sum(packet.number("size") for packet in packets if packet.command == Cmd.RS_DATA_REQUEST) // 4096
+    blocks = sum(packet.number("size") for packet in packets if packet.command == Cmd.RS_THIN_REQ) // 4096
     assert DISK_BYTES // 4096 - 64 <= blocks <= DISK_BYTES // 4096 + 200, blocks
 
 
