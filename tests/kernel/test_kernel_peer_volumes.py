@@ -73,7 +73,7 @@ def two_volumes(mixed: MixedPair, **net: object) -> Iterator[None]:
         for machine in mixed.machines:
             for number in NUMBERS:
                 node, file = loop(number), f"/root/v{number}"
-                machine.sh(f"modprobe loop 2>/dev/null; test -e {node} || mknod {node} b 7 {5 + number}; rm -f {file};"
+                machine.sh(f"modprobe loop 2>/dev/null || true; test -e {node} || mknod {node} b 7 {5 + number}; rm -f {file};"
                            f" truncate -s {SIZE_MIB}M {file}; losetup {node} {file}")  # fmt: skip
             machine.configure(mixed.config)
             machine.do("create-md", "r0")
@@ -89,7 +89,7 @@ def two_volumes(mixed: MixedPair, **net: object) -> Iterator[None]:
     finally:
         for machine in mixed.machines:
             machine.try_("down", "r0")
-            machine.sh(";".join(f"losetup -d {loop(number)}" for number in NUMBERS) + "; true")
+            machine.sh(" && ".join(f"losetup -d {loop(number)}" for number in NUMBERS) + " || true")
 
 
 @pytest.mark.parametrize("protocol", "ABC")
