@@ -62,8 +62,8 @@ def test_disks_that_grew(mixed: MixedPair, by: str) -> None:
     mixed.configure()
     mixed.config = mixed.config.replace(f"disk {DISK};", f"disk {LOOP};")
     for machine in mixed.machines:
-        machine.sh(f"modprobe loop 2>/dev/null || true; test -e {LOOP} || mknod {LOOP} b 7 7; truncate -s 16M {BACKING};"
-                   f" losetup {LOOP} {BACKING}")  # fmt: skip
+        machine.sh(f"modprobe loop 2>/dev/null || true; test -e {LOOP} || mknod {LOOP} b 7 7;"
+                   f" truncate -s 16M {BACKING}; losetup {LOOP} {BACKING}")  # fmt: skip
         machine.configure(mixed.config)
     mixed.ours.configure(mixed.config.replace(OURS_ONLY, DIRECT))
     try:

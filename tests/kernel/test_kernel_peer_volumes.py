@@ -73,8 +73,8 @@ def two_volumes(mixed: MixedPair, **net: object) -> Iterator[None]:
         for machine in mixed.machines:
             for number in NUMBERS:
                 node, file = loop(number), f"/root/v{number}"
-                machine.sh(f"modprobe loop 2>/dev/null || true; test -e {node} || mknod {node} b 7 {5 + number}; rm -f {file};"
-                           f" truncate -s {SIZE_MIB}M {file}; losetup {node} {file}")  # fmt: skip
+                machine.sh(f"modprobe loop 2>/dev/null || true; test -e {node} || mknod {node} b 7 {5 + number};"
+                           f" rm -f {file}; truncate -s {SIZE_MIB}M {file}; losetup {node} {file}")  # fmt: skip
             machine.configure(mixed.config)
             machine.do("create-md", "r0")
             machine.do("up", "r0")
