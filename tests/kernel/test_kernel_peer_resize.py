@@ -72,8 +72,8 @@ def test_disks_that_grew(mixed: MixedPair, by: str) -> None:
         mixed.dados.mount()
         for machine in mixed.machines:
             # what is new is not the same on both
-            machine.sh(f"truncate -s 24M {BACKING}; {{ yes {machine.name} || true; }} | dd of={BACKING} bs=1M seek=16 count=8"
-                       f" iflag=fullblock conv=notrunc status=none; losetup -c {LOOP}")  # fmt: skip
+            machine.sh(f"truncate -s 24M {BACKING}; {{ yes {machine.name} || true; }} | dd of={BACKING} bs=1M seek=16"
+                       f" count=8 iflag=fullblock conv=notrunc status=none; losetup -c {LOOP}")  # fmt: skip
         getattr(mixed, by).do("resize", "r0")
         size = 24 * MIB - metadata_bytes(24 * MIB)
         grown(mixed, size >> 10)
