@@ -93,11 +93,14 @@ def status_of(run: Run, resource: str) -> dict[str, Any]:
 
 def not_up(run: Run, target: Target) -> Stop:
     """The sentences for a resource that is down: DRBD's, then the next command."""
-    next_step = f"{target.resource} is not up on this node; run: replctl up {target.resource}"
+    from replblock.engine.client import section_of
+
+    name = section_of(target.resource)
+    next_step = f"{name} is not up on this node; run: replctl up {name}"
     if run.verb.name == "status":
-        return Stop(REFUSED, f"{target.resource}: No such resource", next_step)
+        return Stop(REFUSED, f"{name}: No such resource", next_step)
     if run.verb.name in ("connect", "disconnect", "down"):
-        return Stop(REFUSED, f"{target.resource}: Failure: (158) Unknown resource", next_step)
+        return Stop(REFUSED, f"{name}: Failure: (158) Unknown resource", next_step)
     minor = run.volumes(target)[0].minor
     return Stop(REFUSED, f"{minor}: Failure: (127) Device minor not allocated", next_step)
 

@@ -17,13 +17,15 @@ def status(run: Run) -> int:
     targets = run.targets()
     found: list[dict[str, Any]] = []
     worst = 0
+    said: dict[str, None] = {}
     for target in targets:
         try:
             found.append(status_of(run, target.resource))
         except Stop as stop:
             worst = max(worst, stop.exit_code)
-            for line in stop.lines:
-                print(line, file=sys.stderr)
+            said.update(dict.fromkeys(stop.lines))  # of several volumes that are down, once
+    for line in said:
+        print(line, file=sys.stderr)
     found = together(found)
     if "--json" in run.options:
         from replblock.status import json_out
