@@ -115,5 +115,6 @@ def _outcome(h: Handshake, course: Course, mine: int, peers: int) -> str:
     direction = "resync from this node to the peer" if course.result > 0 else "resync from the peer to this node"
     extent = "everything" if course.full_sync else f"marked here {mine} KiB, there {peers} KiB"
     loser = "this node" if course.result < 0 else "the peer"
-    lost = f"; what changed on {loser} is discarded" if course.split_brain and course.solved else ""
-    return f"{direction}: {extent}{lost}"
+    if course.split_brain and course.solved:
+        extent += f"; split brain, solved: what changed on {loser} is discarded"
+    return f"{direction}: {extent}"

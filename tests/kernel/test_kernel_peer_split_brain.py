@@ -70,6 +70,21 @@ def test_one_primary(mixed: MixedPair, policy: str, winner: str | None) -> None:
     settle_for(mixed, winner)
 
 
+@pytest.mark.parametrize("policy", ["disconnect", "violently-as0p", "call-pri-lost-after-sb"])
+@pytest.mark.parametrize("writes", [(30, 5), (5, 30)], ids=["dados-has-more", "backup-has-more"])
+def test_two_primaries(mixed: MixedPair, policy: str, writes: tuple[int, int]) -> None:
+    """after-sb-2pri, on a pair that may not have two Primaries: none of them becomes a target under its users.
+
+    Both stay Primary, but for a loser told to give up its role that is free to.
+    """
+    part(mixed, {"after-sb-0pri": "discard-least-changes", "after-sb-2pri": policy}, *writes)
+    mixed.dados.do("primary", "r0")
+    meet(mixed)
+    standing_alone(mixed)
+    more = mixed.dados if writes[0] > writes[1] else mixed.backup
+    assert "ro:Primary" in more.proc
+
+
 @pytest.mark.parametrize("loser", ["dados", "backup"])
 def test_order_of_the_operator(mixed: MixedPair, loser: str) -> None:
     """connect --discard-my-data."""
