@@ -109,7 +109,7 @@ def sh_b_pri(run: Run) -> int:
 
 
 def sh_nbd(run: Run) -> int:
-    """The NBD URI of each volume's door."""
+    """The NBD URIs of each volume's door: its Unix socket, then its TCP port if there is one."""
     for target in run.targets():
         uris = ask(run, target, "nbd").data.get("uris", [])
         if not uris:

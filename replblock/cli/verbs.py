@@ -172,7 +172,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("metrics", "own", ANY, "counters in Prometheus' text format", group=OWN, prints=True),
     Verb("restart", "restart", RESOURCE, "start the engine anew under a mounted file system", RESTART, group=OWN,
          more=RESTART_MORE),
-    Verb("sh-nbd", "shell", RESOURCE, "the NBD URI of the resource on this node", group=OWN, prints=True),
+    Verb("sh-nbd", "shell", RESOURCE, "the NBD URIs of the resource on this node", group=OWN, prints=True),
     Verb("demo", "demo", WORD, "two nodes on this machine: replicate, fail over, resynchronise", group=OWN),
     Verb("install-scripts", "install", NONE, "put resource script, drbdadm link, manual pages and units in place",
          INSTALL, group=OWN, prints=True),  # it sees to --dry-run itself

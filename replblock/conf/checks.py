@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from .addresses import MAX_PORT, Address
 from .errors import ConfigError, shown
 from .model import Configuration, HostSection, Resource, Volume
+from .options import names_in
 from .resolve import effective, volume_of, volume_setting
 from .values import DISCARD_NODE, Setting
 
@@ -19,6 +21,7 @@ def check(configuration: Configuration) -> None:
     """Raise ConfigError for the first thing wrong; collect warnings in the configuration."""
     _name_stacked(configuration)
     _check_duplicates(configuration)
+    _check_nbd_ports(configuration)
     for resource in configuration.resources.values():
         _check_hosts(resource)
         for rule in RULES:
@@ -76,6 +79,32 @@ def _things(volume: Volume) -> list[tuple[str, str]]:
     if meta is not None and meta.kind != "internal":
         found.append(("meta-disk", f"{meta.path}[{meta.index}]" if meta.kind == "indexed" else f"{meta.path}"))
     return found
+
+
+def _check_nbd_ports(configuration: Configuration) -> None:
+    """Each volume listens on a port of its own, which nothing else of the same node listens on."""
+    taken: dict[str, list[tuple[Address, str]]] = {}
+    everywhere = [(resource, host) for resource in configuration.resources.values() for host in resource.hosts]
+    for resource, host in everywhere:
+        for node in host.names or (host.title,):
+            if host.address is not None:
+                text = f"the address of resource {resource.name} ({host.file}:{host.line})"
+                taken.setdefault(node, []).append((host.address, text))
+    for resource, host in everywhere:
+        found = effective(configuration, resource, "replblock", "nbd-listen", host)
+        if found is None or not isinstance(found.value, Address):
+            continue
+        for number in _numbers(resource, host):
+            here = found.value._replace(port=found.value.port + number)
+            what = f"resource {resource.name}: nbd-listen {found.value} is {here} for volume {number}"
+            if here.port > MAX_PORT:
+                raise ConfigError(found.file, found.line, f"{what}, and there are no ports above {MAX_PORT}")
+            for node in host.names or (host.title,):
+                for other, text in taken.setdefault(node, []):
+                    if here.meets(other):
+                        raise ConfigError(found.file, found.line, f"{what}, on {node}; that is {text}")
+                place = f"({found.file}:{found.line})"
+                taken[node].append((here, f"nbd-listen of resource {resource.name}, volume {number} {place}"))
 
 
 def _numbers(resource: Resource, host: HostSection) -> list[int]:
@@ -171,11 +200,11 @@ def stonith_not_with_a(configuration: Configuration, resource: Resource) -> None
 
 def primaries_are_hosts(configuration: Configuration, resource: Resource) -> None:
     found = effective(configuration, resource, "startup", "become-primary-on")
-    if found is None or not isinstance(found.value, tuple) or not resource.hosts:
+    if found is None or not names_in(found.value) or not resource.hosts:
         return
     two = _net(configuration, resource, "allow-two-primaries")
     known = {name for host in resource.hosts for name in host.names}
-    for name in found.value:
+    for name in names_in(found.value):
         if name == "both":
             if two is None or not two.value:
                 raise ConfigError(found.file, found.line, f"resource {resource.name}: become-primary-on both needs "
@@ -219,6 +248,21 @@ def patience_below_pings(configuration: Configuration, resource: Resource) -> No
                                           f"should be less than {name} ({seconds} s)")
 
 
+def nbd_listen_needs_the_direct_door(configuration: Configuration, resource: Resource) -> None:
+    """nbdkit's door has its Unix socket only. And whoever opens a port to others shall know what that means."""
+    for host in resource.hosts:
+        found, door = (effective(configuration, resource, "replblock", name, host) for name in ("nbd-listen", "door"))
+        if found is None or not isinstance(found.value, Address):
+            continue
+        if _text(door, "nbdkit") != "direct":
+            raise ConfigError(found.file, found.line, f"resource {resource.name}: nbd-listen needs 'door direct', "
+                              f"found {_text(door, 'nbdkit')}")
+        text = (f"{found.file}:{found.line}: resource {resource.name}: NBD on {found.value} has no authentication: "
+                "whoever reaches the port reads and writes the device while this node is Primary")
+        if not found.value.is_loopback and text not in configuration.warnings:
+            configuration.warnings.append(text)
+
+
 def proxies_on_both_sides(configuration: Configuration, resource: Resource) -> None:
     without = [host for host in resource.hosts if host.proxy is None]
     if without and len(without) < len(resource.hosts):
@@ -228,4 +272,5 @@ def proxies_on_both_sides(configuration: Configuration, resource: Resource) -> N
 
 RULES: tuple[Callable[[Configuration, Resource], None], ...] = (
     protocol_needed, two_primaries_need_c, congestion_needs_a, stonith_not_with_a, primaries_are_hosts,
-    discarded_node_is_a_host, proxies_on_both_sides, resync_after_exists, patience_below_pings)
+    discarded_node_is_a_host, proxies_on_both_sides, resync_after_exists, patience_below_pings,
+    nbd_listen_needs_the_direct_door)

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from .addresses import IPV4_LIKE
 from .lexer import in_quotes, quoted
 from .model import Address, Configuration, Device, HostSection, MetaDisk, Resource, Scope, Settings, Volume
-from .options import BOOL, FLAG, NAMES
+from .options import ADDRESS, BOOL, FLAG, NAMES, names_in
 from .resolve import volume_of
-from .values import IPV4_LIKE, Setting
+from .values import Setting
 from .vocabulary import RESERVED
 
 NAME_WIDTH = 24  # where values begin, counted from the left edge, less the blank
@@ -134,9 +135,8 @@ class Printer:
             return f"{'':{indent}}{item.name};"
         name = item.spelled if self.old else item.name
         if item.option.kind == NAMES:
-            names = item.value if isinstance(item.value, tuple) else ()
-            return f"{'':{indent}}{name:<{width}} {' '.join(_name(one) for one in names):>3};"
-        text = item.text if item.option.kind == BOOL else _word(item.text)
+            return f"{'':{indent}}{name:<{width}} {' '.join(_name(one) for one in names_in(item.value)):>3};"
+        text = item.text if item.option.kind in (BOOL, ADDRESS) else _word(item.text)
         if item.name == "protocol":
             text = str(item.value)  # 8.4 prints a lower case letter as upper
         return f"{'':{indent}}{name:<{width}} {text:>3};"

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+from .addresses import integer, no_block
 from .errors import ConfigError, shown, suggestion
 from .model import HostSection, Scope, Settings, Volume
 from .options import OUTDATE_PEER
 from .tree import Statement
 from .values import plain, setting
 from .vocabulary import DRBD_9, RESOURCE_WORDS, VOLUME_WORDS, WORDS, why_not
-from .volumes import MAX_VOLUME, device, disk, integer, meta_disk, no_block
+from .volumes import MAX_VOLUME, device, disk, meta_disk
 
 
 def need_block(statement: Statement, words: int = 1) -> list[Statement]:

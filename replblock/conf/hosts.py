@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from .addresses import address, no_block
 from .errors import shown
 from .grammar import add_section, explicit_volume, implicit_volume, name, section, unexpected, volume_statement
 from .model import HostSection, ProxyHost, Resource, Settings
 from .tree import Statement
 from .vocabulary import HOST_WORDS, STACKED_WORDS
-from .volumes import address, no_block
 
 PROXY_WORDS = ("inside", "outside", "options")
 

@@ -10,23 +10,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from .addresses import Address as Address
 from .values import Setting
 
 if TYPE_CHECKING:
     from .views import NodeView
 
 SECTIONS = ("options", "net", "disk", "startup", "proxy", "handlers", "replblock")
-
-
-class Address(NamedTuple):
-    """Where a node listens. family: ipv4, ipv6, sdp or ssocks; `host` without brackets."""
-
-    family: str
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if self.family == "ipv6" else f"{self.host}:{self.port}"
 
 
 @dataclass(frozen=True)

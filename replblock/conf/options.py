@@ -9,17 +9,26 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-Value = int | bool | str | tuple[str, ...] | None
+from .addresses import Address
 
-NUMBER, INTEGER, BOOL, ENUM, TEXT, NAMES, FLAG, WORD = (
-    "number", "integer", "bool", "enum", "text", "names", "flag", "word")
+Value = int | bool | str | tuple[str, ...] | Address | None
+
+
+def names_in(value: Value) -> tuple[str, ...]:
+    """The host names that an option of kind names has."""
+    return value if isinstance(value, tuple) and not isinstance(value, Address) else ()
+
+
+NUMBER, INTEGER, BOOL, ENUM, TEXT, NAMES, FLAG, WORD, ADDRESS = (
+    "number", "integer", "bool", "enum", "text", "names", "flag", "word", "address")
 
 
 class Option(NamedTuple):
     """One row. `unit` is what a value counts in; `scale` what a number without suffix means: "1", "k" or "s".
 
     kind: number (suffix K, M, G or s allowed), integer (digits only), bool, enum (one of `words`), text (any
-    string), names (host names), flag (stands alone), word (enum written as one of `words` only, unquoted).
+    string), names (host names), flag (stands alone), word (enum written as one of `words` only, unquoted), address
+    (ADDRESS:PORT or none).
     section_83 None: DRBD 8.3 has no such option. support "accepted": read and shown, but replblock does not act on it.
     """
 
@@ -261,6 +270,8 @@ PROXY = (
 
 REPLBLOCK = (
     enum("replblock", "door", "nbdkit direct", "who speaks NBD: nbdkit (every filter fits) or the engine itself", NEW,
+         since="ours"),
+    text("replblock", "nbd-listen", "with door direct: NBD by TCP as well, volume N on PORT + N", NEW, kind=ADDRESS,
          since="ours"),
     enum("replblock", "compression", "none lz4 zstd", "compress data on the link, between two replblock nodes", NEW,
          since="ours"),

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from .addresses import end, no_block
 from .errors import shown
 from .grammar import (
     add_section,
@@ -23,7 +24,6 @@ from .model import Configuration, Resource, Scope
 from .tree import Statement
 from .values import plain, setting
 from .vocabulary import RESOURCE_WORDS, TOP_WORDS, VOLUME_WORDS, WORDS
-from .volumes import end, no_block
 
 PROTOCOL = WORDS["8.4"]["net"]["protocol"]
 

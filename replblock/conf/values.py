@@ -6,16 +6,16 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from .addresses import IPV4_LIKE, OURS, address_or_none
 from .errors import ConfigError, nearest, shown
 from .lexer import Token
-from .options import BOOL, ENUM, FLAG, INTEGER, NAMES, NUMBER, SECRET_BYTES, WORD, Option, Value
+from .options import ADDRESS, BOOL, ENUM, FLAG, INTEGER, NAMES, NUMBER, SECRET_BYTES, WORD, Option, Value
 from .tree import Statement
 from .vocabulary import KEYWORDS, Spelling
 
 SUFFIXES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "s": 512}
 SCALES = {"1": 1, "k": 1 << 10, "s": 512}
 NUMBER_TEXT = re.compile(r"(-?)([0-9]+)([kKmMgGs]?)")
-IPV4_LIKE = re.compile(r"[0-9]+(\.[0-9]+){3}")
 MAX_DIGITS = 30  # far beyond every range; keeps int() from being fed a megabyte
 DISCARD_NODE = "discard-node-"
 
@@ -53,6 +53,9 @@ def setting(statement: Statement, spelling: Spelling, section: str, dialect: str
         if not names:
             raise statement.error(f"{shown(name)} without a value; expected host names, or: both")
         text, value, bare = " ".join(names), names, False
+    elif option.kind == ADDRESS:
+        value = address_or_none(statement)
+        text, bare = str(value or "none"), False
     else:
         word = _single(statement, rest, option)
         text, bare = word.text, False
@@ -174,4 +177,6 @@ def _expected(option: Option, dialect: str = "8.4") -> str:
         return " | ".join(option.words)
     if option.kind == BOOL:
         return "yes | no"
+    if option.kind == ADDRESS:
+        return OURS.removeprefix("expected ")
     return "a word or a quoted string"

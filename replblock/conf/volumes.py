@@ -1,50 +1,23 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The statements that describe a volume and where a node listens: device, disk, meta-disk, address."""
+"""The statements that describe a volume: device, disk, meta-disk."""
 
 from __future__ import annotations
 
 import re
 
+from .addresses import end, integer, no_block
 from .errors import shown
 from .lexer import Token
-from .model import Address, Device, MetaDisk
+from .model import Device, MetaDisk
 from .tree import Statement
-from .values import IPV4_LIKE, plain
+from .values import plain
 
-FAMILIES = {"ipv4": "ipv4", "ipv6": "ipv6", "sdp": "sdp", "ssocks": "ssocks", "sci": "ssocks"}
 MAX_MINOR = (1 << 20) - 1
 MAX_VOLUME = 65535
 MAX_INDEX = (1 << 31) - 1
-MAX_PORT = 65535
-DIGITS = re.compile(r"[0-9]{1,10}")
 DRBD_NUMBERED = re.compile(r"/dev/drbd([0-9]{1,10})")
 NBD_NUMBERED = re.compile(r"/dev/nbd([0-9]{1,6})")
 DEVICE_HELP = "expected /dev/drbdN, /dev/drbd_NAME minor N, minor N or /dev/nbdN"
-
-
-def integer(statement: Statement, word: Token, what: str, low: int, high: int) -> int:
-    """A plain decimal number of the grammar itself (minor, volume, port, index)."""
-    if word.kind != "word" or not word.text.isascii() or not word.text.isdigit():
-        raise statement.error(f"{what} {shown(word.text)}; expected a number {low}..{high}", word.line)
-    digits = word.text.lstrip("0") or "0"
-    value = int(digits) if DIGITS.fullmatch(digits) else high + 1
-    if not low <= value <= high:
-        raise statement.error(f"{what} {word.text[:20]} out of range [{low}..{high}]", word.line)
-    return value
-
-
-def no_block(statement: Statement) -> None:
-    if statement.block is not None:
-        raise statement.error(f"found '{{' after {shown(statement.text())}; expected ';'")
-
-
-def end(statement: Statement, used: int) -> None:
-    """Nothing may follow the first `used` words."""
-    if len(statement.words) > used:
-        extra, last = statement.words[used], statement.words[used - 1]
-        if extra.line > last.line and extra.kind == "word":
-            raise statement.error(f"';' missing after {shown(statement.text(used))}", last.line)
-        raise statement.error(f"found {shown(extra.text)} after {shown(last.text)}; expected ';'", extra.line)
 
 
 def _is(word: Token, text: str) -> bool:
@@ -133,37 +106,3 @@ def meta_disk(statement: Statement, dialect: str) -> MetaDisk:
         raise statement.error(f"meta-disk {shown(path)} without an index; this file is 8.3 style: expected "
                               f"'meta-disk {path}[0];' or 'flexible-meta-disk {path};'")
     return MetaDisk("flexible", path)
-
-
-def address(statement: Statement, first: int = 1) -> Address:
-    """`[FAMILY] ADDRESS:PORT` in the words from `first` on; nothing may follow."""
-    words = statement.words[first:]
-    what = statement.words[0].text
-    expected = "expected ADDRESS:PORT, or ipv6 [ADDRESS]:PORT"
-    family = "ipv4"
-    used = first
-    if words and words[0].kind == "word" and words[0].text in FAMILIES:
-        family = FAMILIES[words[0].text]
-        words, used = words[1:], used + 1
-    if not words:
-        raise statement.error(f"{what} without an address; {expected}")
-    if family == "ipv6":
-        kinds = [word.kind for word in words[:4]]
-        if kinds[:3] != ["[", "ipv6", "]"]:
-            raise statement.error(f"{what} {shown(words[0].text)}; expected ipv6 [ADDRESS]:PORT", words[0].line)
-        host, words, used = words[1].text, words[3:], used + 3
-    else:
-        if words[0].kind != "word" or not IPV4_LIKE.fullmatch(words[0].text):
-            raise statement.error(f"{what} {shown(words[0].text)} is not an address; {expected}", words[0].line)
-        _check_octets(statement, words[0])
-        host, words, used = words[0].text, words[1:], used + 1
-    if len(words) < 2 or words[0].kind != ":":
-        raise statement.error(f"{what} {shown(host)} without a port; {expected}")
-    port = integer(statement, words[1], "port", 1, MAX_PORT)
-    end(statement, used + 2)
-    return Address(family, host, port)
-
-
-def _check_octets(statement: Statement, word: Token) -> None:
-    if any(len(octet) > 3 or int(octet) > 255 for octet in word.text.split(".")):
-        raise statement.error(f"{shown(word.text)} is not an IPv4 address: each number must be 0..255", word.line)

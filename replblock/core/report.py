@@ -100,6 +100,7 @@ def _device(r: Resource) -> dict[str, Any]:
         "replblock-counters": counters,
         "replblock-device": s.device,
         "replblock-kernel-device": "",
+        "replblock-nbd": "",
         "replblock-disk": s.disk_path,
         "replblock-meta-disk": "internal",
         "replblock-io": "buffered",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The direct door: the loop itself speaks NBD on a Unix socket, beside nbdkit's.
+"""The direct door: the loop itself speaks NBD on a Unix socket, beside nbdkit's, and by TCP where configured.
 
 No thread and no wake-up per request: one wake-up reads many requests, the core gets them as one batch, and one
 `sendmsg` answers all that are done (docs/performance.md has both doors side by side).
@@ -18,6 +18,7 @@ from typing import Any
 from replblock.core.requests import Request
 from replblock.engine.allocation import MAX_EXTENTS, everything, extents
 from replblock.engine.loop import Loop
+from replblock.engine.nbdport import NbdPort
 from replblock.engine.pool import Pool
 from replblock.engine.session import MAX_UNANSWERED_BYTES, Session
 from replblock.nbd.names import Rep, Transmission
@@ -54,6 +55,7 @@ class DirectDoor:
         self._sessions: dict[int, Session] = {}
         self._open: set[Session] = set()
         self._listener: socket.socket | None = None
+        self.port = NbdPort(loop, names[-1], self._admit)
         self._shut = ""
         self._complained_ms = -COMPLAIN_MS
         self._unsaid = 0
@@ -81,6 +83,7 @@ class DirectDoor:
 
     def close(self) -> None:
         """Nobody comes in any more, and whoever is there goes."""
+        self.port.use(None)
         listener, self._listener = self._listener, None
         if listener is not None:
             self._loop.poll.unregister(listener.fileno())
@@ -115,6 +118,10 @@ class DirectDoor:
                 self._loop.poll.modify(self._listener.fileno(), 0)
                 self._loop.timer_call("direct-accept", ACCEPT_AGAIN_MS, self._accept_again)
             return
+        self._admit(sock)
+
+    def _admit(self, sock: socket.socket) -> None:
+        """A client, by whatever way it came."""
         idle = [one for one in self._sessions.values() if not one.opened]
         if len(idle) + len(self._open) >= MAX_SESSIONS:
             self.complain("door-refused", f"NBD client refused: {MAX_SESSIONS} are here already")

@@ -28,9 +28,18 @@ class Addresses(NamedTuple):
     sndbuf_bytes: int = 0
     rcvbuf_bytes: int = 0
 
+    @property
+    def place(self) -> str:
+        """Where this node listens, as it stands in a URI."""
+        host = f"[{self.own.replace('%', '%25')}]" if self.family == socket.AF_INET6 else self.own
+        return f"{host}:{self.own_port}"
+
 
 class Listening:
     """The part of the network that waits for the peer."""
+
+    TIMER = "listen"
+    FAILED, AGAIN = "listen-failed", "listening-again"
 
     def __init__(
         self,
@@ -64,7 +73,7 @@ class Listening:
             return
         self._listen_wanted = wanted
         self._listen_tries = 0
-        self._timer("listen", None)
+        self._timer(self.TIMER, None)
         if wanted:
             self.try_listen()
         else:
@@ -80,15 +89,15 @@ class Listening:
         except OSError as error:
             wait_ms = LISTEN_RETRY_MS[min(self._listen_tries, len(LISTEN_RETRY_MS) - 1)]
             if self._listen_tries == 0:
-                self.notes["listen-failed"] = self._listen_problem(error) + "; trying again until it works"
-                self._log("error", "listen-failed", self.notes["listen-failed"])
+                self.notes[self.FAILED] = self._listen_problem(error) + "; trying again until it works"
+                self._log("error", self.FAILED, self.notes[self.FAILED])
             self._listen_tries += 1
-            self._timer("listen", wait_ms)
+            self._timer(self.TIMER, wait_ms)
             return
         if self._listen_tries:
-            self._log("notice", "listening-again", f"listening on {a.own}:{a.own_port} after all")
+            self._log("notice", self.AGAIN, f"listening on {a.place} after all")
         self._listen_tries = 0
-        self.notes.pop("listen-failed", None)
+        self.notes.pop(self.FAILED, None)
         self._listener = sock
         self._watch(sock.fileno(), self._accept)
         self._poll.register(sock.fileno(), select.EPOLLIN)
@@ -108,7 +117,7 @@ class Listening:
 
     def _listen_problem(self, error: OSError) -> str:
         a = self.addresses
-        where = f"{a.own}:{a.own_port}"
+        where = a.place
         if error.errno == errno.EADDRINUSE:
             return f"cannot listen on {where}: another program uses this port (who: ss -ltnp 'sport = :{a.own_port}')"
         if error.errno == errno.EADDRNOTAVAIL:
@@ -127,7 +136,7 @@ class Listening:
                     # level-triggered: without a pause this would spin
                     self._log("error", "accept-failed", f"cannot accept a connection: {error.strerror}")
                     self._close_listener()
-                    self._timer("listen", LISTEN_RETRY_MS[0])
+                    self._timer(self.TIMER, LISTEN_RETRY_MS[0])
                 return
             if not self._admit(sock, address):
                 sock.close()

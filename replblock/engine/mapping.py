@@ -131,6 +131,14 @@ def addresses_of(view: NodeView) -> Addresses:
     )
 
 
+def nbd_port_of(view: NodeView, volume: int) -> Addresses | None:
+    """Where the direct door is to be found by TCP: volume N on the port N above the one that is configured."""
+    found = view.replblock["nbd-listen"]
+    if not isinstance(found, Address):
+        return None
+    return Addresses(FAMILIES[found.family], found.host, found.port + volume, "", 0)
+
+
 def tls_of(view: NodeView) -> Tls | None:
     """How the link is encrypted. Raises ConfigError where what that needs is not there."""
     where = view.explicit("replblock", "tls")

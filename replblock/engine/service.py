@@ -31,7 +31,7 @@ from replblock.engine.handlers import Handlers
 from replblock.engine.lastsize import LastSize
 from replblock.engine.log import Log
 from replblock.engine.loop import ENTER_AFTER, TRACE_FRAMES, Loop
-from replblock.engine.mapping import addresses_of, handler_environment, handlers_of, settings_of, tls_of
+from replblock.engine.mapping import addresses_of, handler_environment, handlers_of, nbd_port_of, settings_of, tls_of
 from replblock.engine.network import Addresses
 from replblock.engine.notify import Notifier
 from replblock.engine.pool import Pool
@@ -199,6 +199,7 @@ class Engine:
             self.log.write("warning", "no-device-yet", f"{error}")
         if self.direct is not None:
             self.direct.listen()
+            self.direct.port.use(nbd_port_of(self.view, self.volume))
         self.loop.start(self.core)
         self.guard.start()
         if self.bundling is not None:
@@ -385,11 +386,12 @@ class Engine:
         for item in status["devices"]:
             item["open"] = bool(self.doors.clients)
             item["replblock-door"] = "direct" if self.direct else "nbdkit"
+            item["replblock-nbd"] = self.direct.port.uri if self.direct else ""
             item["replblock-kernel-device"] = self.device.kernel_device
             item["replblock-io"] = str(self.view.replblock["io"])
         for item in status["connections"]:
             item["tls"] = self.tls is not None and item["paths"][0]["established"]
-        notes = [*self.loop.network.notes.items()]
+        notes = [*self.loop.network.notes.items(), *(self.direct.port.notes.items() if self.direct else ())]
         if self.bundling is not None:
             notes += self.bundling.loop.network.notes.items()
         status["replblock-why"] += [{"rule": rule, "text": text, "time-ms": None} for rule, text in notes]

@@ -14,7 +14,7 @@ from replblock.device import DeviceError, DeviceInUseError
 from replblock.engine.backing import DiskError
 from replblock.engine.control import EXIT_FATAL, EXIT_USAGE, Client, answer
 from replblock.engine.lower import open_disk
-from replblock.engine.mapping import addresses_of, handler_environment, handlers_of, settings_of, tls_of
+from replblock.engine.mapping import addresses_of, handler_environment, handlers_of, nbd_port_of, settings_of, tls_of
 from replblock.engine.service import Engine
 
 Args = dict[str, Any]
@@ -71,7 +71,8 @@ def events(engine: Engine, args: Args, client: Client) -> None:
 
 def nbd(engine: Engine, args: Args, client: Client) -> None:
     """The URIs under which the doors of this node can be opened; none while it is not primary."""
-    client.reply(answer(data={"uris": [engine.device.uri] if engine.core.doors_open else []}))
+    uris = [engine.device.uri, *([engine.direct.port.uri] if engine.direct and engine.direct.port.uri else [])]
+    client.reply(answer(data={"uris": uris if engine.core.doors_open else []}))
 
 
 def log_level(engine: Engine, args: Args, client: Client) -> None:
@@ -331,6 +332,8 @@ def adjust(engine: Engine, args: Args, client: Client) -> None:
         view = view_of(names._replace(config_path=str(args.get("config") or names.config_path)))
         settings, addresses, tls = engine.settings_of(view), engine.addresses_of(view), tls_of(view)
         outside = settings_of(view, engine.volume), addresses_of(view)
+        port = engine.direct.port if engine.direct else None  # another door takes another engine
+        nbd_port = nbd_port_of(view, engine.volume) if port else None
     except ConfigError as error:
         client.reply(answer(CONFIG_REFUSED, [str(error)]))
         return
@@ -341,6 +344,7 @@ def adjust(engine: Engine, args: Args, client: Client) -> None:
             ("addresses", engine.loop.network.addresses, addresses),
             ("handlers", engine.handlers.commands, commands),
             ("encryption", engine.tls, tls),
+            ("nbd-listen", port.wanted if port else None, nbd_port),
             ("connection", engine.outside if engine.bundling is not None else outside, outside),
         ) if old != new
     ]  # fmt: skip
@@ -356,6 +360,8 @@ def adjust(engine: Engine, args: Args, client: Client) -> None:
             engine.handlers.environment = handler_environment(view, engine.volume, names.config_path, run_dir)
             if engine.tls != tls:
                 engine.secure(tls)
+            if port:
+                port.use(nbd_port)
             engine.outside = outside
             if engine.bundling is not None:
                 engine.bundling.loop.post(engine.bundling.adjust, *outside)

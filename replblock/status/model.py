@@ -178,6 +178,7 @@ DEVICE: tuple[Key, ...] = (
     Key("replblock-counters", _table, "a COUNTERS table", {}, "the second line of /proc/drbd"),
     Key("replblock-device", _text, "text", "", "device name in the configuration"),
     Key("replblock-kernel-device", _text, "text", "", "kernel device or NBD URI behind that name, while attached"),
+    Key("replblock-nbd", _text, "text", "", "NBD URI of the TCP port, while somebody listens there"),
     Key("replblock-disk", _text, "text", "", "path of the backing disk"),
     Key("replblock-meta-disk", _text, "text", "internal", "where the metadata stands"),
     Key("replblock-io", _one_of(("buffered", "direct")), "buffered or direct", "buffered", "how the disk is written"),

@@ -184,9 +184,10 @@ def _compression(page: Page, table: Status) -> None:
 def _behind(page: Page, device: Status) -> None:
     """What stands behind a volume; empty values are left out."""
     named = {"device": device["replblock-device"], "attached-as": device["replblock-kernel-device"],
-             "backing-disk": device["replblock-disk"], "meta-disk": device["replblock-meta-disk"],
-             "io": device["replblock-io"], "barriers": device["replblock-barriers"],
-             "uuids": ":".join(device["replblock-uuids"]), "last-in-sync": ""}
+             "nbd": device.get("replblock-nbd", ""), "backing-disk": device["replblock-disk"],
+             "meta-disk": device["replblock-meta-disk"], "io": device["replblock-io"],
+             "barriers": device["replblock-barriers"], "uuids": ":".join(device["replblock-uuids"]),
+             "last-in-sync": ""}
     if device["replblock-in-sync-since-ms"] is not None:
         moment = datetime.fromtimestamp(device["replblock-in-sync-since-ms"] / 1000, UTC)
         named["last-in-sync"] = f"{moment:%Y-%m-%dT%H:%M:%SZ}"
