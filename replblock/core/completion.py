@@ -30,13 +30,21 @@ class Completion(Resend):
     def on_ack(self, body: memoryview) -> None:
         """P_RECV_ACK, P_WRITE_ACK."""
         _sector, ident, _size, _seq = BLOCK_ACK_BODY.unpack(body)
-        request = self._unacked.pop(ident, None)
-        if request is None:
-            raise ProtocolError(f"an ack for the unknown write {ident.hex()}", Cmd.WRITE_ACK)
-        request._net = NET_OK
-        request._waits &= ~NET
-        if not request._waits:
-            self._complete(request)
+        self.on_write_acks([ident])
+
+    def on_write_acks(self, idents: list[bytes]) -> None:
+        """These writes are there, in the order of their acks."""
+        link, unacked = self._link, self._unacked
+        for ident in idents:
+            request = unacked.pop(ident, None)
+            if request is None:
+                raise ProtocolError(f"an ack for the unknown write {ident.hex()}", Cmd.WRITE_ACK)
+            request._net = NET_OK
+            request._waits &= ~NET
+            if not request._waits:
+                self._complete(request)
+                if self._link is not link:
+                    return  # what was lost with it is looked at there
 
     def on_rs_write_ack(self, body: memoryview) -> None:
         """P_RS_WRITE_ACK: a resynced range, or a write during the resync that leaves its blocks in sync."""
@@ -325,6 +333,7 @@ class Completion(Resend):
         self._reads.clear()
         self._out.clear()
         self._link = None
+        self._straight = False
         self._most_bytes = MAX_REQUEST_BYTES
         self._host.timer("epoch", None)
         return lost

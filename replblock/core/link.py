@@ -13,7 +13,7 @@ from replblock.state.names import Conn
 from replblock.wire.commands import Cmd, Stream
 from replblock.wire.errors import NotAgreed, ProtocolError
 from replblock.wire.headers import pack_packet
-from replblock.wire.stream import StreamDecoder
+from replblock.wire.stream import ACK_PACKET_BYTES, StreamDecoder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -191,7 +191,12 @@ class LinkKeeper:
         link.last_received_ms = self._host.now_ms()
         decoder = link.data_in if sock == link.data else link.meta_in
         try:
-            packets = decoder.feed(data)
+            if decoder is link.meta_in and (acks := decoder.write_acks(data)):
+                self._r.on_write_acks(acks)
+                if self.link is not link:
+                    return
+                data = data[len(acks) * ACK_PACKET_BYTES :]
+            packets = decoder.feed(data) if data else ()
         except ProtocolError as error:
             self._dispatch(sock, error.packets)
             self.protocol_error(error)

@@ -16,7 +16,7 @@ from replblock.core.compressing import Compression
 from replblock.core.epochs import Epoch, TransferLog
 from replblock.core.host import Buffer
 from replblock.core.link import Link
-from replblock.core.overlap import BusyRanges
+from replblock.core.overlap import Busy, BusyRanges
 from replblock.core.requests import MAX_REQUEST_BYTES, Request
 from replblock.state.names import Conn, Disk, Role
 from replblock.state.packed import State
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from replblock.core.metastore import MetaStore
     from replblock.core.resource import Resource
 
+MAX_EPOCH_WRITES_ORDERED = 65536
+"""Between two replblock nodes an epoch needs no barrier for order; this bounds the memory of the transfer log."""
 EXTENT_BYTES = 4 << 20
 LOCAL, NET, BARRIER, AGAIN = 1, 2, 4, 8
 """What a request waits for: this disk, the peer's ack, the barrier ack of its epoch, its turn to be sent again."""
@@ -126,6 +128,10 @@ class PathState:
         self._ordered = False
         self._digest: Callable[[Buffer], bytes] | None = None
         self._compression: Compression | None = None
+        self._as_they_are = False
+        """Payloads of this connection are neither checked nor compressed, and writes need no epochs for their order."""
+        self._straight = False
+        """In this state a new write goes here and there, and is no part of a resync (straight.py)."""
         self._retries: list[Callable[[], None]] = []
         self.sent_sectors = self.read_sectors = self.written_sectors = 0
 
@@ -139,6 +145,9 @@ class PathState:
         self._untold = self.refused_there = False
         self._digest = digest(s.data_integrity_alg) if s.data_integrity_alg else None
         self._compression = self._r.links.compression.of(link)
+        self._as_they_are = (
+            self._ordered and link.version >= 100 and self._digest is None and self._compression is None
+        )
 
     def reroute(self, old: State, new: State) -> None:
         """Where writes go, in this state (DRBD 8.4: send data, send P_OUT_OF_SYNC, or only mark)."""
@@ -178,6 +187,10 @@ class PathState:
             flags |= DP_SEND_RECEIVE_ACK
         self._flags = flags
         self._asynchronous = not flags & (DP_SEND_WRITE_ACK | DP_SEND_RECEIVE_ACK)
+        self._straight = (
+            self._as_they_are and self._remote and self._primary and self._begins_here
+            and not flags & DP_MAY_SET_IN_SYNC
+        )  # fmt: skip
         for reason, word in (("user", "susp"), ("no-data", "susp_nod"), ("fencing", "susp_fen")):
             if getattr(self._r.state, word):  # as it is now: what a thaw lets begin may fail the last disk
                 self.freeze(reason)
@@ -216,6 +229,9 @@ class PathState:
             header = pack_header(self._link.version, Cmd.OUT_OF_SYNC, len(body), self._volume(self._link))
             self._out.append(header + body)
 
+    def _epoch_limit(self) -> int:
+        return MAX_EPOCH_WRITES_ORDERED if self._ordered else self._r.settings.max_epoch_size
+
     # --- what the later classes of the line provide ---
 
     def submit(self, requests: list[Request]) -> None:
@@ -252,4 +268,10 @@ class PathState:
         raise NotImplementedError
 
     def _retry(self) -> None:
+        raise NotImplementedError
+
+    def _local_done(self, request: Request, error: int) -> None:
+        raise NotImplementedError
+
+    def _local_done_later(self, request: Request, busy: Busy, error: int) -> None:
         raise NotImplementedError

@@ -7,7 +7,6 @@ A write: activity log, transfer log and packet, local disk, and completion when 
 from __future__ import annotations
 
 import errno as errnos
-import struct
 from collections.abc import Callable
 from functools import partial
 
@@ -25,6 +24,7 @@ from replblock.core.path import (
 from replblock.core.reads import Reads
 from replblock.core.requests import Op, Request
 from replblock.core.resend import epoch_of, is_copy
+from replblock.core.straight import DATA_100, Later, StraightWrites
 from replblock.wire.commands import Cmd
 from replblock.wire.flags import (
     DP_DISCARD,
@@ -40,13 +40,10 @@ from replblock.wire.packets import Data, Trim
 
 FLUSHING_BARRIER_MS = 1000
 """At the latest so long after its first write an epoch is closed: bounds what a peer's power loss can cost."""
-MAX_EPOCH_WRITES_ORDERED = 65536
-"""Between two replblock nodes an epoch needs no barrier for order; this bounds the memory of the transfer log."""
-
-_DATA_100 = struct.Struct(">IHHIIQ8sII")
 
 
-class PrimaryPath(Reads, Flushing):
+
+class PrimaryPath(Reads, Flushing, StraightWrites):
     """Requests in, completions out."""
 
     # --- what surrounds the path ---
@@ -119,27 +116,41 @@ class PrimaryPath(Reads, Flushing):
 
     # --- in ---
 
-    def submit(self, requests: list[Request]) -> None:
-        """Begin requests, in order; each is answered by its own `done`."""
-        limit = self._r.settings.max_in_flight_bytes - self._kept_bytes
-        for request in requests:
-            if self.frozen or (self._in_flight_bytes >= limit and request._parent is None) or (
-                (self._again or self._resending) and self._data_in_reach  # these go first
-            ):
-                self._line_up(request)
+    def submit_new(self, requests: list[Request]) -> None:
+        """Of doors, in order; each is answered by its own `done`."""
+        at = 0
+        while at < len(requests):
+            if self._straight and (end := self._begin_straight(requests, at)) > at:
+                at = end
                 continue
-            self._in_flight += 1
-            self._in_flight_bytes += request.length_bytes
-            op = request.op
-            if op == Op.WRITE:
-                self._write(request)
-            elif op == Op.READ:
-                self._read(request)
-            elif op == Op.FLUSH:
-                self._flush(request)
-            else:
-                self._zero(request)
+            self._begin_one(requests[at])
+            at += 1
         self.go()
+
+    def submit(self, requests: list[Request]) -> None:
+        """Begin requests, in order; some have begun before."""
+        for request in requests:
+            self._begin_one(request)
+        self.go()
+
+    def _begin_one(self, request: Request) -> None:
+        limit = self._r.settings.max_in_flight_bytes - self._kept_bytes
+        if self.frozen or (self._in_flight_bytes >= limit and request._parent is None) or (
+            (self._again or self._resending) and self._data_in_reach  # these go first
+        ):
+            self._line_up(request)
+            return
+        self._in_flight += 1
+        self._in_flight_bytes += request.length_bytes
+        op = request.op
+        if op == Op.WRITE:
+            self._write(request)
+        elif op == Op.READ:
+            self._read(request)
+        elif op == Op.FLUSH:
+            self._flush(request)
+        else:
+            self._zero(request)
 
     def hand_over(self) -> None:
         """Whatever else is sent on the data connection goes behind the writes gathered so far.
@@ -168,7 +179,9 @@ class PrimaryPath(Reads, Flushing):
             outer, self._going = self._going, True
             try:
                 while local:
-                    self._write_here(local.popleft())
+                    self._write_straight()
+                    if local:
+                        self._write_here(local.popleft())
             finally:
                 self._going = outer
             if self._retries:
@@ -258,9 +271,6 @@ class PrimaryPath(Reads, Flushing):
             if self._r.meta is not None:
                 self._mark(request)  # a disk that is attached just now, or becomes a target's, does not get it
 
-    def _epoch_limit(self) -> int:
-        return MAX_EPOCH_WRITES_ORDERED if self._ordered else self._r.settings.max_epoch_size
-
     def _send_write(self, request: Request, key: bytes) -> None:
         link = self._link
         assert link is not None
@@ -285,7 +295,7 @@ class PrimaryPath(Reads, Flushing):
         extra = self._digest(data) if self._digest is not None else b""
         if link.version >= 100:
             size = 24 + len(extra) + length
-            head = _DATA_100.pack(MAGIC_100, self._r.settings.volume, 0, size, 0, sector, key, seq, flags)
+            head = DATA_100.pack(MAGIC_100, self._r.settings.volume, 0, size, 0, sector, key, seq, flags)
         else:
             body = Data(sector, key, seq, flags & dp_mask(link.version)).pack()
             head = pack_header(link.version, Cmd.DATA, len(body) + len(extra) + length) + body
@@ -325,7 +335,7 @@ class PrimaryPath(Reads, Flushing):
                 if result != PENDING:
                     self._zeroed_fua(request, slow, result)
             return
-        later = _Later(self, request)
+        later = Later(self, request)
         if request.op == Op.WRITE or request.data:
             result = disk.write(start, request.data, later)
         else:
@@ -387,18 +397,3 @@ class PrimaryPath(Reads, Flushing):
                 self._no_data(request, refused=bool(error))
             else:
                 self._complete(request)
-
-
-class _Later:
-    """Completion of a local write that went to the pool."""
-
-    __slots__ = ("busy", "path", "request")
-
-    def __init__(self, path: PrimaryPath, request: Request) -> None:
-        self.path = path
-        self.request = request
-        self.busy: Busy | None = None
-
-    def __call__(self, error: int) -> None:
-        assert self.busy is not None
-        self.path._local_done_later(self.request, self.busy, error)

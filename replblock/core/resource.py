@@ -144,7 +144,7 @@ class Resource:
             if late:
                 requests = [request for request in requests if request.op in (Op.READ, Op.FLUSH)]
         self.primary.hand_in(requests)
-        self.primary.submit(requests)
+        self.primary.submit_new(requests)
 
     def end_wakeup(self) -> None:
         """All events of this wake-up are in: whatever was gathered leaves now."""
@@ -230,6 +230,12 @@ class Resource:
                 accepted = self.state.conn >= Conn.CONNECTED
             if self.links.link is not link:
                 return
+
+    def on_write_acks(self, block_ids: list[bytes]) -> None:
+        """P_RECV_ACK and P_WRITE_ACK of the meta connection, a run of them."""
+        if self.state.conn < Conn.CONNECTED:
+            raise ProtocolError("P_WRITE_ACK came before the handshake was done", Cmd.WRITE_ACK)
+        self.primary.on_write_acks(block_ids)
 
     def on_meta_packets(self, packets: Sequence[tuple[int, int, memoryview]]) -> None:
         """Packets of the meta connection, in order."""

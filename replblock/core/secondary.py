@@ -7,11 +7,11 @@ returned, so that after a power loss this disk holds every flushed epoch and any
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from replblock.core.acks import ACK_100, PeerAcks
 from replblock.core.compressing import Compression
 from replblock.core.host import PENDING, Buffer
 from replblock.core.link import Link
@@ -20,6 +20,7 @@ from replblock.core.peer_epoch import PeerEpoch
 from replblock.core.peer_reads import PeerReads
 from replblock.core.pieces import EXTENT_BYTES, Ident, Whole, split
 from replblock.state.names import Conn, Disk, Role
+from replblock.state.packed import State
 from replblock.wire.commands import Cmd
 from replblock.wire.digests import digest, digest_size
 from replblock.wire.errors import ProtocolError
@@ -27,32 +28,30 @@ from replblock.wire.flags import (
     DP_DISCARD,
     DP_FUA,
     DP_MAY_SET_IN_SYNC,
+    DP_RW_SYNC,
     DP_SEND_RECEIVE_ACK,
     DP_SEND_WRITE_ACK,
     FEATURE_ORDERED,
     FEATURE_WZEROES,
 )
 from replblock.wire.headers import MAGIC_100, pack_header
-from replblock.wire.packets import BLOCK_ACK_BODY, DATA_BODY, BarrierAck, BlockAck, Data, Trim
+from replblock.wire.packets import DATA_BODY, Data, Trim
 
 if TYPE_CHECKING:
     from replblock.core.resource import Resource
 
-_ACK_100 = struct.Struct(">IHHIIQ8sII")
+_WRITE_ACK = int(Cmd.WRITE_ACK)
+_NOT_STRAIGHT = ~(DP_RW_SYNC | DP_SEND_WRITE_ACK)
+"""Flags of a write that ask for more than to be written, and perhaps acknowledged."""
 MAX_PENDING_BYTES = 64 << 20
 """Writes of the peer that wait for this disk: beyond this the data connection is not read until half of it is done."""
 
 
-class SecondaryPath:
+class SecondaryPath(PeerAcks):
     """Applies what the peer sends and acknowledges it as the peer asked."""
 
     def __init__(self, resource: Resource) -> None:
-        self._r = resource
-        self._host = resource.host
-        self._link: Link | None = None
-        self._acks: list[bytes] = []
-        self._acks_wait = 0
-        """Saves of the metadata that acknowledgements wait for."""
+        super().__init__(resource)
         self._held: list[tuple[int, int, memoryview]] = []
         self._holds = 0
         """How many wait with the data connection held back: barriers for their flush, new generations for the metadata,
@@ -67,7 +66,11 @@ class SecondaryPath:
         self._digest: Callable[[Buffer], bytes] | None = None
         self._digest_bytes = 0
         self._compression: Compression | None = None
-        self._seq = 0
+        self._as_they_come = False
+        """Payloads of this connection are neither checked nor compressed, and every write says which ack it wants."""
+        self._judged: State | None = None
+        self._straight = False
+        """In this state a write needs nothing but the disk."""
         self.reads = PeerReads(self)
         self.received_sectors = 0
         self.written_sectors = 0
@@ -94,6 +97,7 @@ class SecondaryPath:
         self._digest = digest(alg) if alg else None
         self._digest_bytes = digest_size(alg) if alg else 0
         self._compression = self._r.links.compression.of(link)
+        self._as_they_come = link.version >= 100 and not alg and self._compression is None
         self.epoch.begin()
         self._last = 0, 0
         self._seq = 0
@@ -138,43 +142,6 @@ class SecondaryPath:
 
         begin(go_on)
 
-    # --- acknowledgements ---
-
-    def ack_epoch(self, link: Link, barrier: bytes, size: int) -> None:
-        """P_BARRIER_ACK, behind the acknowledgements of its writes."""
-        self._acks.append(pack_header(link.version, Cmd.BARRIER_ACK, 8) + BarrierAck(barrier, size).pack())
-        self.end_wakeup()
-
-    def hold_acks(self) -> Callable[[], None]:
-        """Nothing is acknowledged, nor refused, until what this returns is called."""
-        self._acks_wait += 1
-
-        def release() -> None:
-            self._acks_wait -= 1
-
-        return release
-
-    def ack(self, link: Link, cmd: Cmd, sector: int, ident: Ident, size_bytes: int) -> None:
-        """Queue a p_block_ack for the end of the wake-up."""
-        if self._link is not link:
-            return
-        if type(ident) is Whole:
-            if (last := ident.piece(cmd)) is None:
-                return
-            cmd, sector, ident, size_bytes = last
-        self._seq = seq = (self._seq + 1) & 0xFFFFFFFF
-        if link.version >= 100:
-            packet = _ACK_100.pack(MAGIC_100, self._r.settings.volume, cmd, 24, 0, sector, ident, size_bytes, seq)
-        else:
-            packet = pack_header(link.version, cmd, 24) + BLOCK_ACK_BODY.pack(sector, ident, size_bytes, seq)
-        self._acks.append(packet)
-
-    def end_wakeup(self) -> None:
-        """One send for all acks of the wake-up."""
-        if self._acks and self._link is not None and not self._acks_wait:
-            self._host.send(self._link.meta, [b"".join(self._acks)])
-            self._acks.clear()
-
     # --- writes ---
 
     def on_data(self, body: memoryview) -> None:
@@ -183,6 +150,12 @@ class SecondaryPath:
         if link is None:
             raise ProtocolError("P_DATA before the handshake", Cmd.DATA)
         sector, ident, _seq, flags = DATA_BODY.unpack_from(body)
+        if not self._as_they_come or flags & _NOT_STRAIGHT or not self._goes_straight(link, sector, ident, flags, body):
+            self._goes_round(link, sector, ident, flags, body)
+        if self._pending_bytes > MAX_PENDING_BYTES and not self.holding:
+            self.hold_until(self._wait_for_room)
+
+    def _goes_round(self, link: Link, sector: int, ident: bytes, flags: int, body: memoryview) -> None:
         payload = self.verified(body[24:], Cmd.DATA)
         size = len(payload)
         self.check_range(sector, size, Cmd.DATA)
@@ -192,8 +165,46 @@ class SecondaryPath:
         if flags & DP_SEND_RECEIVE_ACK and self._takes:
             self.ack(link, Cmd.RECV_ACK, sector, ident, size)
         self._apply(link, sector, size, ident, flags, payload, None)
-        if self._pending_bytes > MAX_PENDING_BYTES and not self.holding:
-            self.hold_until(self._wait_for_room)
+
+    def _goes_straight(self, link: Link, sector: int, ident: bytes, flags: int, body: memoryview) -> bool:
+        """A write with nothing in its way goes to the disk: what `_apply` does, without looking at what cannot be.
+
+        False: something may be in its way, and nothing was done.
+        """
+        r = self._r
+        state, disk, meta = r.state, r.disk, r.meta
+        if state is not self._judged:
+            self._judged = state
+            self._straight = (
+                state.disk >= Disk.INCONSISTENT and state.pdsk >= Disk.INCONSISTENT and state.conn != Conn.WF_BITMAP_S
+            )
+        size = len(body) - 24
+        if not self._straight or disk is None or meta is None or r.primary.busy.count:
+            return False
+        if size & 511 or not size or sector + (size >> 9) > r.size_sectors:
+            return False
+        start = sector << 9
+        epoch = self.epoch
+        epoch.size += 1
+        if epoch.taken_by is None:
+            epoch.taken_by = meta
+        self.received_sectors += size >> 9
+        self.written_sectors += size >> 9
+        self._last = sector, size
+        done = _Later(self, link, sector, size, ident, flags)
+        result = disk.write(start, body[24:], done)
+        if result == 0:
+            if flags & DP_SEND_WRITE_ACK:
+                self._seq = seq = (self._seq + 1) & 0xFFFFFFFF
+                volume = r.settings.volume
+                self._acks.append(ACK_100.pack(MAGIC_100, volume, _WRITE_ACK, 24, 0, sector, ident, size, seq))
+        elif result == PENDING:
+            done.busy = r.primary.busy.add(start, start + size, "local")
+            self._pending += 1
+            self._pending_bytes += size
+        else:
+            self._written(link, sector, size, ident, flags, result)
+        return True
 
     def _wait_for_room(self, go_on: Callable[[], None]) -> None:
         self._room = go_on
@@ -405,9 +416,6 @@ class SecondaryPath:
         if turn is not None:
             self._r.primary.busy.free(turn)
 
-    def _nack(self, link: Link, sector: int, ident: Ident, size: int) -> None:
-        self.ack(link, Cmd.NEG_ACK, sector, ident, size)
-
     # --- the rest ---
 
     def send_block(self, link: Link, cmd: Cmd, sector: int, ident: bytes, data: Buffer) -> None:
@@ -425,10 +433,6 @@ class SecondaryPath:
     def ordered(self) -> bool:
         """The peer knows that we apply in order of arrival."""
         return self._link is not None and bool(self._link.features & FEATURE_ORDERED)
-
-    def ack_resync(self, link: Link, cmd: Cmd, ack: BlockAck) -> None:
-        """P_RS_WRITE_ACK and friends go the way of all acks, in order."""
-        self.ack(link, cmd, ack.sector, ack.block_id, ack.size_bytes)
 
 
 class _Later:

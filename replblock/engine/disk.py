@@ -92,14 +92,16 @@ class FileDisk:
     # ---- data area
 
     def write(self, offset_bytes: int, data: Buffer, done: Done) -> int:
-        self._check(offset_bytes, len(data))
+        length_bytes = len(data)
+        if offset_bytes < 0 or offset_bytes + length_bytes > self._limit:
+            self._check(offset_bytes, length_bytes)
         begun = time.monotonic()
         if self._direct or begun < self._slow_until:
             self._pool.put(self._write_job, offset_bytes, data, done)
             return PENDING
         try:
             written = os.pwrite(self._fd, data, offset_bytes)
-            if written != len(data):
+            if written != length_bytes:
                 self._write_rest(offset_bytes, data, written)
         except OSError as error:
             return error.errno or errno.EIO

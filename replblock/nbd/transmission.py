@@ -27,6 +27,7 @@ from replblock.nbd.names import (
 MAX_PAYLOAD_BYTES = 32 << 20
 """Of one write: what we announce as the largest block; a longer one comes out without its payload, when all of that
 has gone by (an answer that came before would be one to a request that was not made yet: libnbd gives up then)."""
+WRITE = int(Cmd.WRITE)
 ROOM_FROM_BYTES = 32 << 10
 """If less than this of a payload is missing it comes with the next read; else that goes straight into its place."""
 
@@ -89,27 +90,27 @@ class Decoder:
             self._held = b""
         view = memoryview(data)
         at, end = 0, len(data)
-        size, unpack = REQUEST.size, REQUEST.unpack_from
+        size, unpack, append = REQUEST.size, REQUEST.unpack_from, found.append
         while end - at >= size:
             magic, flags, kind, cookie, offset, length = unpack(data, at)
             if magic != REQUEST_MAGIC:
                 raise ProtocolError(f"{magic:#010x} where a request begins")
-            if kind != Cmd.WRITE:
-                at += size
-                found.append(Asked(kind, flags, cookie, offset, length))
-                continue
             begin = at + size
+            if kind != WRITE:
+                at = begin
+                append(Asked(kind, flags, cookie, offset, length))
+                continue
             missing = begin + length - end
-            if length > MAX_PAYLOAD_BYTES:
+            if missing <= 0 and length <= MAX_PAYLOAD_BYTES:
+                at = begin + length
+                append(Asked(kind, flags, cookie, offset, length, view[begin:at]))
+            elif length > MAX_PAYLOAD_BYTES:
                 if missing > 0:
                     self._pass_over = missing
                     self._began = (kind, flags, cookie, offset, length)
                     return found
-                found.append(Asked(kind, flags, cookie, offset, length))
+                append(Asked(kind, flags, cookie, offset, length))
                 at = begin + length
-            elif missing <= 0:
-                at = begin + length
-                found.append(Asked(kind, flags, cookie, offset, length, view[begin:at]))
             elif missing < ROOM_FROM_BYTES:
                 break
             else:
