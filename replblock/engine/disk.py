@@ -28,11 +28,13 @@ POOL_THREADS = 4
 CLOSE_PATIENCE_S = 0.5
 """How long `close` waits for each kind of worker; the loop stands still meanwhile."""
 SLOW_WRITE_S = 0.005
+SLOW_READ_S = 0.0003
 SLOW_PERIOD_S = 0.25
 MEAN_SHARE = 1 / 16
 """When the running mean of inline writes exceeds SLOW_WRITE_S (dirty throttling), all go to the pool for a while.
 
-One slow write says little: after every write the thread waits for the interpreter, and for a processor, too.
+One slow write says little: after every write the thread waits for the interpreter, and for a processor, too. Of reads
+that cannot be told not to wait: SLOW_READ_S, because a disk that has to be read from must not keep writes waiting.
 """
 DIRECT_ALIGN_BYTES = 4096
 META_SYNC_EACH = 16
@@ -80,6 +82,8 @@ class FileDisk:
         self._md_flushes = md_flushes
         self._slow_until = 0.0
         self._mean_s = 0.0
+        self._reads_slow_until = 0.0
+        self._mean_read_s = 0.0
         self._sync_errno = 0
         self._meta_errno = 0
         self._nowait = True
@@ -121,16 +125,31 @@ class FileDisk:
 
     def read(self, offset_bytes: int, length_bytes: int, done: ReadDone) -> Buffer | int:
         self._check(offset_bytes, length_bytes)
-        if self._nowait and not self._direct:
+        if not self._direct:
             buffer = bytearray(length_bytes)
             try:
-                if os.preadv(self._fd, [buffer], offset_bytes, os.RWF_NOWAIT) == length_bytes:
+                if self._nowait:
+                    if os.preadv(self._fd, [buffer], offset_bytes, os.RWF_NOWAIT) == length_bytes:
+                        return buffer
+                elif self._read_now(buffer, offset_bytes):
                     return buffer
             except OSError as error:
                 if error.errno == errno.EOPNOTSUPP:
                     self._nowait = False
         self._pool.put(self._read_job, offset_bytes, length_bytes, done)
         return PENDING
+
+    def _read_now(self, buffer: bytearray, offset_bytes: int) -> bool:
+        """Where the file system cannot say whether it has the data at hand (tmpfs): as long as reads are quick."""
+        begun = time.monotonic()
+        if begun < self._reads_slow_until:
+            return False
+        read = os.preadv(self._fd, [buffer], offset_bytes)
+        now = time.monotonic()
+        self._mean_read_s += (now - begun - self._mean_read_s) * MEAN_SHARE
+        if self._mean_read_s > SLOW_READ_S:
+            self._mean_read_s, self._reads_slow_until = 0.0, now + SLOW_PERIOD_S
+        return read == len(buffer)
 
     def flush(self, done: Done) -> None:
         self._flusher.put(done)
