@@ -400,9 +400,10 @@ class Bundle:
             self.links.resume(waiting)
         self._look_for_room()
 
-    def on_sent(self, sock: int) -> None:
+    def on_sent(self, sock: int) -> bool:
         """Somebody has taken something, on either side."""
         self._look_for_room()
+        return True
 
     def _hold(self, held: bool) -> None:
         link = self.links.link

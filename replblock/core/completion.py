@@ -117,6 +117,11 @@ class Completion(Resend):
                     return request
         return None
 
+    @property
+    def waits_for_tcp(self) -> bool:
+        """Under protocol A: some writes are not answered yet because TCP has not taken them."""
+        return bool(self._unsent)
+
     def on_sent(self) -> None:
         """Protocol A: everything queued is with TCP."""
         if self._unsent and not self._out:

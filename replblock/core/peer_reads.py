@@ -55,6 +55,11 @@ class PeerReads:
             self._asked_bytes -= max(size_bytes, MIN_ASKED_BYTES)
             self.on_sent(link)
 
+    @property
+    def waits_for_room(self) -> bool:
+        """The peer has asked for more than it takes."""
+        return self._taken is not None
+
     def on_sent(self, link: Link) -> None:
         """The peer may have taken what it asked for."""
         if self._taken is not None and self._untaken_bytes(link) < MAX_ASKED_BYTES // 2:

@@ -148,16 +148,18 @@ class Resource:
 
     def end_wakeup(self) -> None:
         """All events of this wake-up are in: whatever was gathered leaves now."""
-        attachment = self.attachment
+        primary = self.primary
         self.handshake.end_wakeup()
-        if self.state.suspended:
+        if primary.frozen and self.state.suspended:
             self._thaw_what_may()
-        self.primary.send_again()
-        self.primary.end_wakeup()
-        self.primary.go()
-        if attachment.activity is not None:
-            attachment.activity.commit()
-        self.primary.go()
+        if primary.resending:
+            primary.send_again()
+        primary.end_wakeup()
+        primary.go()
+        activity = self.attachment.activity
+        if activity is not None and activity.busy:
+            activity.commit()
+            primary.go()
         self.secondary.end_wakeup()
         if self._when_idle and self.disk_idle:
             waiting, self._when_idle = self._when_idle, []
@@ -180,13 +182,15 @@ class Resource:
         """A socket was closed by the other side or broke."""
         self.links.on_closed(sock, errno)
 
-    def on_sent(self, sock: int) -> None:
-        """Everything queued for `sock` is with TCP now."""
+    def on_sent(self, sock: int) -> bool:
+        """Everything queued for `sock` is with TCP now. True if somebody had waited for that, and went on."""
         link = self.links.link
-        if link is not None and sock == link.data:
-            if not self.host.unsent_bytes(sock):
-                self.primary.on_sent()
-            self.secondary.reads.on_sent(link)
+        if link is None or sock != link.data or not (self.primary.waits_for_tcp or self.secondary.reads.waits_for_room):
+            return False
+        if not self.host.unsent_bytes(sock):
+            self.primary.on_sent()
+        self.secondary.reads.on_sent(link)
+        return True
 
     def on_timer(self, name: str) -> None:
         """A timer of `host.timer` ran out."""

@@ -120,5 +120,5 @@ class Ends:
     def on_closed(self, sock: int, error: int) -> None:
         self._bundle.on_local_closed(sock)
 
-    def on_sent(self, sock: int) -> None:
-        self._bundle.on_sent(sock)
+    def on_sent(self, sock: int) -> bool:
+        return bool(self._bundle.on_sent(sock))

@@ -125,7 +125,7 @@ class Network(Listening):
     # ---- what the loop calls
 
     def flush(self) -> bool:
-        """Send what was queued since; True if the core heard of room again (it may have queued more)."""
+        """Send what was queued since; True if somebody in the core went on for it (there may be more to send)."""
         dirty, self._dirty = self._dirty, []
         heard = False
         for link in dirty:
@@ -143,8 +143,8 @@ class Network(Listening):
             if (unsent == 0 and link.sent_bytes != link.told_sent) or unsent < LOW_WATER_BYTES <= told:
                 link.told_sent = link.sent_bytes
                 link.told_unsent = 0
-                heard = True
-                self.core.on_sent(link.number)
+                if self.core.on_sent(link.number):
+                    heard = True
             elif unsent > told:
                 link.told_unsent = unsent
         return heard

@@ -20,6 +20,7 @@ from .world import MIB, World
 def barrier_acks(world: World) -> list[int]:
     """Counts what arrives at `a`."""
     seen: list[int] = []
+    world.listen_in(world.a)
     table: dict[int, Any] = world.a.resource._meta_handlers
     handle = table[Cmd.BARRIER_ACK]
 
@@ -89,6 +90,7 @@ def test_a_large_trim_is_done_extent_by_extent(size_mib: int, fails: bool) -> No
     world.ok(world.a, "detach")
     world.b.disk.slow_share, world.b.disk.slow_ms = 1, 2
     answers: list[tuple[Cmd, memoryview]] = []
+    world.listen_in(world.a)
     table: dict[int, Any] = world.a.resource._meta_handlers
     for cmd in (Cmd.WRITE_ACK, Cmd.NEG_ACK):
         table[cmd] = lambda body, cmd=cmd: answers.append((cmd, body))

@@ -96,6 +96,7 @@ def test_what_comes_to_a_disk_that_goes_was_not_received() -> None:
     world.a.disk.slow_share, world.b.disk.slow_share, world.b.disk.slow_ms = 0, 1, 300
     write = world.submit(world.a, Op.WRITE, 0, 4096, ONE)
     acks: list[tuple[Cmd, int]] = []
+    world.listen_in(world.a)
     table: dict[int, Any] = world.a.resource._meta_handlers
 
     def seen(cmd: Cmd, handle: Any, body: memoryview) -> None:

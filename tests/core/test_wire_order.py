@@ -66,6 +66,7 @@ def test_no_resync_data_is_asked_for_where_a_write_is_on_its_way(attached: bool)
     world.ok(a, "detach")
     world.write(a, COLD, OLD)
     acks: list[Callable[[], None]] = []
+    world.listen_in(b)
     ack = b.resource.secondary.ack
 
     def late(link: Any, cmd: Cmd, *rest: Any) -> None:

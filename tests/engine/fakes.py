@@ -46,8 +46,9 @@ class RecordingCore:
     def on_closed(self, sock: int, errno: int) -> None:
         self._note("closed", sock, errno)
 
-    def on_sent(self, sock: int) -> None:
+    def on_sent(self, sock: int) -> bool:
         self._note("sent", sock)
+        return True
 
     def on_timer(self, name: str) -> None:
         self._note("timer", name)

@@ -53,8 +53,8 @@ class Strings:
             if sock in known:
                 known.remove(sock)
 
-    def on_sent(self, sock: int) -> None:
-        pass
+    def on_sent(self, sock: int) -> bool:
+        return False
 
     def end_wakeup(self) -> None:
         pass
