@@ -191,7 +191,7 @@ def test_only_one_of_them(tmp_path: Path, port: Port, authority: Authority, who:
         connected(pair)
 
 
-def test_a_certificate_of_somebody_else(tmp_path: Path, port: Port, authority: Authority) -> None:
+def test_a_strangers_certificate(tmp_path: Path, port: Port, authority: Authority) -> None:
     """Of another authority, or of this one for another node: refused by both, with the reason."""
     stranger = Authority(tmp_path, "stranger").node("beta")
     gamma = authority.node("gamma")
