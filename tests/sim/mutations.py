@@ -103,8 +103,10 @@ MUTATIONS: tuple[Mutation, ...] = (
              "or meta is None or r.primary.busy.count:", "or meta is None:",
              "2: of two writes to a block the older one ends up on top, on the peer"),
     Mutation("straight-data-acked-while-pending", "core/secondary.py",
-             "        if result == 0:\n            if flags & DP_SEND_WRITE_ACK:",
-             "        if result in (0, PENDING):\n            if flags & DP_SEND_WRITE_ACK:",
+             "            done.busy = r.primary.busy.add(start, start + size",
+             "            self.ack(link, Cmd.WRITE_ACK, sector, ident, size)\n"
+             "            done.args = link, sector, size, ident, 0\n"
+             "            done.busy = r.primary.busy.add(start, start + size",
              "1: acknowledged before it is on the peer's disk"),
     Mutation("straight-data-forgets-its-disk", "core/secondary.py",
              "        if epoch.taken_by is None:\n            epoch.taken_by = meta\n", "",
