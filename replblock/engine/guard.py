@@ -10,6 +10,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from collections.abc import Callable
 
 from replblock.engine.link import AGAIN, Link
 from replblock.engine.loop import Loop
@@ -18,6 +19,8 @@ from replblock.wire.headers import H80, H95, H100, MAGIC_80, MAGIC_95, MAGIC_100
 
 STUCK_S = 0.1
 """The shortest ping-timeout is 0.1 s and its default 0.5 s: begin to look after this long inside one wake-up."""
+LOOK_AT_MOST_S = 0.25
+"""How often it looks: at half of the ping-timeout, which the peer likely has too, and so seldom if that is long."""
 PEEK_MAX_BYTES = 1 << 20
 
 
@@ -44,10 +47,11 @@ def pings_beyond(data: bytes | memoryview, start: int, version: int) -> int:
 
 
 class Guard:
-    """A thread that looks every STUCK_S seconds whether the loop is stuck."""
+    """A thread that looks now and then whether the loop is stuck."""
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: Loop, ping_timeout_ms: Callable[[], int] = lambda: 0) -> None:
         self._loop = loop
+        self._ping_timeout_ms = ping_timeout_ms
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="replblock-guard", daemon=True)
         self.pongs = 0
@@ -62,7 +66,7 @@ class Guard:
             self._thread.join(2)
 
     def _run(self) -> None:
-        while not self._stop.wait(STUCK_S):
+        while not self._stop.wait(min(max(STUCK_S, self._ping_timeout_ms() / 2000), LOOK_AT_MOST_S)):
             link = self._loop.ping_link
             since = self._loop.busy_since
             if link is not None and since and time.monotonic() - since >= STUCK_S:

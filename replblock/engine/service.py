@@ -119,7 +119,7 @@ class Engine:
         self.core.in_use = lambda: bool(self.doors.clients)
         self.core.resized = self._resized
         self.last_size = LastSize(names.run_dir, names.resource, self.volume)
-        self.guard = Guard(self.loop)
+        self.guard = Guard(self.loop, lambda: self.core.settings.ping_timeout_ms)
         self.device = DeviceKeeper(
             names.run_dir,
             names.resource,
