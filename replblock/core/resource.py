@@ -196,7 +196,7 @@ class Resource:
         """A timer of `host.timer` ran out."""
         if name == "handshake":
             self.handshake.on_timer()
-        elif name in ("resync", "verify"):
+        elif name in ("resync", "verify", "aside"):
             self.sync.on_timer(name)
         elif name == "epoch":
             self.primary.on_epoch_timer()

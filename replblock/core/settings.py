@@ -61,6 +61,7 @@ class Settings:
     c_fill_target_sectors: int = 100
     c_max_rate_kib: int = 102400
     c_min_rate_kib: int = 250
+    """Beside the application a resync goes on at this rate; 0: as fast as it can."""
     discard_zeroes_if_aligned: bool = True
     rs_discard_granularity: int = 0
     """Where a resync brings zeroes, holes may be punched (DRBD: in pieces of so many bytes)."""

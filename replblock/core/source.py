@@ -105,12 +105,16 @@ class ResyncSource:
         r.secondary.reads.asked(link, size)
         meta = r.meta
         if meta is None or r.state.conn not in SOURCE or not meta.flags & Flag.WENT_ON_ALONE:
-            self._serve(link, asked)
+            self._in_turn(link, asked)
             return
         # The target has begun: its disk says Inconsistent, and does not look as if it had moved on any more. From now
         # on this disk's changes are no longer its own; and before that is durable the target cannot come to the end.
         meta.put_flags(0, Flag.WENT_ON_ALONE)
-        meta.save(lambda error: self._serve(link, asked))
+        meta.save(lambda error: self._in_turn(link, asked))
+
+    def _in_turn(self, link: Link, asked: Asked) -> None:
+        if self._r.links.link is link:
+            self._r.sync.aside.answer(asked.request.size_bytes, partial(self._serve, link, asked))
 
     def _serve(self, link: Link, asked: Asked) -> None:
         r, request = self._r, asked.request

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from replblock.core.aside import StepsAside
 from replblock.core.bitmaps import BitmapExchange
 from replblock.core.checksums import Checksums
 from replblock.core.judging import Judged, adopt, judge
@@ -56,6 +57,7 @@ class Resync:
 
     def __init__(self, resource: Resource) -> None:
         self._r = resource
+        self.aside = StepsAside(resource)
         self.bitmaps = BitmapExchange(resource, self._bitmap_received)
         self.source = ResyncSource(resource)
         self.target = ResyncTarget(resource)
@@ -294,6 +296,7 @@ class Resync:
         assert r.meta is not None
         total = r.meta.bitmap.count
         self.progress.begin(total)
+        self.aside.begin()
         r.host.log(
             "info", "resync-started",
             f"Began resync as {side} (will sync {total * 4} KB [{total} bits set]).",
@@ -334,12 +337,12 @@ class Resync:
             self.target.on_neg_reply(body)
 
     def on_timer(self, name: str) -> None:
-        """Timers `resync`, `verify`."""
-        if name == "verify":
-            self.verify.on_timer()
-            return
-        self.mark_progress()
-        self.target.on_timer()
+        """Timers `resync`, `verify`, `aside`."""
+        if name == "resync":
+            self.mark_progress()
+            self.target.on_timer()
+        else:
+            (self.verify if name == "verify" else self.aside).on_timer()
 
     def state_changed(self, old: State, new: State) -> None:
         """Pauses, and the peer that was forced to Primary."""
@@ -360,6 +363,7 @@ class Resync:
         self.checksums.reset()
         self.verify.reset()
         self.source.reset()
+        self.aside.reset()
 
     def on_peer_uuids_changed(self) -> None:
         """P_UUIDS while connected: the peer declares both fresh disks equal, or only moved on."""

@@ -162,7 +162,8 @@ class ResyncTarget:
         assert controller is not None
         # the source's answers come in between steps too: unspent budget is not carried over; half a block too much is
         owed = min(0, self._budget_sectors)
-        self._budget_sectors = owed + controller.step(self._in_flight_sectors, self._arrived_sectors)
+        wanted = controller.step(self._in_flight_sectors, self._arrived_sectors)
+        self._budget_sectors = min(owed + wanted, self._r.sync.aside.room())
         self._arrived_sectors = 0
         self._r.host.timer("resync", STEP_MS)
         self._pump()
@@ -212,6 +213,7 @@ class ResyncTarget:
             self._budget_sectors -= size >> 9
             asked.append((first, start, size))
         if asked:
+            r.sync.aside.took(sum(size for _, _, size in asked) >> 9)
             self._ask(asked)
         if not self._outstanding and not self.writing and bitmap.count <= self.failed_blocks:
             self._finish()

@@ -124,6 +124,7 @@ class OnlineVerify:
             self.source.role_changed(new.role)
         if new.conn in VERIFYING and not self._under_way:
             self._under_way = True
+            self._r.sync.aside.begin()
             if new.conn == Conn.VERIFY_S:
                 self.source.begin()
             else:

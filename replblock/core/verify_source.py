@@ -166,7 +166,8 @@ class VerifySource:
             return
         in_flight = len(self._asked) * PAGE_SECTORS
         owed = min(0, self._budget_sectors)
-        self._budget_sectors = owed + controller.step(in_flight, self._arrived_sectors)
+        wanted = controller.step(in_flight, self._arrived_sectors)
+        self._budget_sectors = min(owed + wanted, self._r.sync.aside.room())
         self._arrived_sectors = 0
         self._r.host.timer("verify", STEP_MS)
         self._pump(due=True)
@@ -197,6 +198,7 @@ class VerifySource:
         start, size = self._extent(first)
         self._asked[first] = Asked(again)
         self._budget_sectors -= size >> 9
+        self._r.sync.aside.took(size >> 9)
         busy = self._r.primary.busy
         link, begin = self._r.links.link, partial(self._send, self._r.links.link, self._run, first)
         if link is None or self._r.state.role != Role.PRIMARY:

@@ -91,6 +91,12 @@ class VerifyTarget:
             r.sync.progress.begin(self.left_blocks)
             r.host.log("info", "verify-started", f"Online Verify start sector: {request.sector}")
         r.secondary.reads.asked(link, request.size_bytes)
+        r.sync.aside.answer(request.size_bytes, partial(self._line_up, link, request))
+
+    def _line_up(self, link: Link, request: BlockReq) -> None:
+        r = self._r
+        if r.links.link is not link:
+            return
         r.primary.go()  # what this node has sent is on this disk before it is read
         # in line with all writes that were begun here; a kernel peer takes ours as they come: not before it answered
         start, behind = request.sector << 9, ON_DISK if r.secondary.ordered else (*ON_DISK, "write")

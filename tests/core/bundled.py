@@ -120,7 +120,7 @@ class BundledWorld(World):
     ) -> None:  # fmt: skip
         self.numbers = {"a": tuple(numbers), "b": tuple(numbers_there or numbers)}
         super().__init__(seed, size_bytes, **changes)
-        base = replace(Settings(c_plan_ahead=0, resync_rate_kib=4 << 20), **changes)
+        base = replace(Settings(c_plan_ahead=0, resync_rate_kib=4 << 20, c_min_rate_kib=0), **changes)
         self.volumes: dict[str, dict[int, VolumeHost]] = {}
         for node in (self.a, self.b):
             assert isinstance(node, NodeHost)

@@ -14,6 +14,7 @@ from tests.core.simhost import SimHost
 from tests.core.world import MIB, World
 
 WIDER_FROM = 10_000
+ASIDE_FROM = 1_000_000_000
 
 
 class Cluster:
@@ -38,6 +39,9 @@ class Cluster:
         )
         if seed >= WIDER_FROM:
             self._widen(random.Random(seed + 1))
+        if seed >= ASIDE_FROM:
+            for host in (self.world.a, self.world.b):
+                host.settings = replace(host.settings, c_min_rate_kib=(0, 1, 250)[seed % 3])  # type: ignore[attr-defined]
         w = self.world
         w.split = rng.random() < 0.3
         w.slow_tcp = rng.choice([0.0, 0.0, 0.3])

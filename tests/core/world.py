@@ -41,7 +41,7 @@ class World:
         self.watchers: list[Callable[[SimHost, Any, Any], None]] = []
         self.links_down = False
         self.lines: list[str] = []
-        base = settings or Settings(c_plan_ahead=0, resync_rate_kib=4 << 20)
+        base = settings or Settings(c_plan_ahead=0, resync_rate_kib=4 << 20, c_min_rate_kib=0)
         base = replace(base, **changes)
         self.a = self._node("a", "10.0.0.1:7788", "10.0.0.2:7788", base, size_bytes)
         self.b = self._node("b", "10.0.0.2:7788", "10.0.0.1:7788", base, size_bytes)

@@ -30,7 +30,7 @@ CLI_S = 90.0
 
 # Quick to notice a peer, but with a ping time-out that a busy machine does not reach by itself.
 NET: dict[str, object] = {"connect-int": 1, "ping-int": 1, "timeout": 9, "ping-timeout": 30}
-DISK: dict[str, object] = {"resync-rate": "2G", "c-plan-ahead": 0}
+DISK: dict[str, object] = {"resync-rate": "2G", "c-plan-ahead": 0, "c-min-rate": 0}
 
 
 @dataclass

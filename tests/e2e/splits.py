@@ -62,7 +62,8 @@ def clean_pair(
     """alpha and beta, connected, Secondary and UpToDate without a resync (all zeroes)."""
     with tempfile.TemporaryDirectory(prefix="rb-sb-") as name:
         directory = Path(name)
-        with nodes(directory, port, net=QUICK + net, disk="resync-rate 1G; c-plan-ahead 0;" + disk, handlers=handlers,
+        disk = "resync-rate 1G; c-plan-ahead 0; c-min-rate 0;" + disk
+        with nodes(directory, port, net=QUICK + net, disk=disk, handlers=handlers,
                    size_bytes=DISK_BYTES, protocol=protocol) as pair:
             if net_beta is not None:
                 text = pair[0].config.read_text()

@@ -19,7 +19,7 @@ from tests.e2e.waiting import all_stopped
 from tests.engine.conftest import wait_for
 from tests.engine.nodes import Node, nodes
 
-FAST = {"net": "connect-int 1; ping-int 1;", "disk": "resync-rate 1G; c-plan-ahead 0;"}
+FAST = {"net": "connect-int 1; ping-int 1;", "disk": "resync-rate 1G; c-plan-ahead 0; c-min-rate 0;"}
 KIB = 1024
 
 

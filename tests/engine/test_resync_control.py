@@ -187,7 +187,8 @@ def test_verify_finds_marks_tells_and_a_new_connection_mends(tmp_path: Path, por
 
 def test_verify_under_load_progress_and_stop(tmp_path: Path, port: Callable[[], int]) -> None:
     """Writes while it runs are no differences; its lines in /proc/drbd; a new stop sector ends it; then it goes on."""
-    with in_sync(tmp_path, port, "verify-alg crc32c;", "resync-rate 8M; c-plan-ahead 0;") as (alpha, beta):
+    disk = "resync-rate 8M; c-plan-ahead 0; c-min-rate 0;"
+    with in_sync(tmp_path, port, "verify-alg crc32c;", disk) as (alpha, beta):
         spoil(alpha, 7600)
         assert replctl(beta, "verify", "--start", "0", "--stop", "8000s", "r0").returncode == 0
         wait_for(lambda: "cs:VerifyS" in proc(beta) and "cs:VerifyT" in proc(alpha), "the verify")

@@ -65,7 +65,7 @@ class Stage(World):
 
     def __init__(self, how: str = "fresh", **settings: Any) -> None:
         # not timers and chances of a real life: these stories are short, and replayed by their bytes alone
-        super().__init__(1, DISK_BYTES, Settings(c_plan_ahead=0, resync_rate_kib=4 << 20, **settings))
+        super().__init__(1, DISK_BYTES, Settings(c_plan_ahead=0, resync_rate_kib=4 << 20, c_min_rate_kib=0, **settings))
         self.how = how
         self.handled = 0
         self.strings = Strings()

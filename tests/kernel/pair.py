@@ -27,7 +27,7 @@ PATIENCE_S = 180.0
 NET: dict[str, object] = {
     "protocol": "C", "connect-int": 1, "ping-int": 1, "timeout": 9, "ko-count": 30, "ping-timeout": 100,
 }
-DISK_OPTIONS: dict[str, object] = {"resync-rate": "2G", "c-plan-ahead": 0}
+DISK_OPTIONS: dict[str, object] = {"resync-rate": "2G", "c-plan-ahead": 0, "c-min-rate": 0}
 
 #: What DRBD's own tools do not know.
 OURS_ONLY = "replblock { attach nbd; }"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from replblock.state.names import Conn
 from tests.sim import crossings
-from tests.sim.history import Event, History, argument, setup
+from tests.sim.history import MIN_RATES_KIB, Event, History, argument, setup
 from tests.sim.scenes import Argument, Step, back_again, burst, end, slow, trouble
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ SCENES = (verified, verified, verified, met, met, paused, paused, whole, whole, 
           crossings.whatever, crossings.missed_end)  # fmt: skip
 
 
-def compared_history(seed: int) -> History:
+def compared_history(seed: int, aside: bool = False) -> History:
     """Some of these scenes, begun with both nodes well."""
     rng = random.Random(seed)
     world = setup(rng)
@@ -101,6 +101,8 @@ def compared_history(seed: int) -> History:
     world["csums_after_crash_only"] = rng.random() < 0.15
     world["resync_rate_kib"] = rng.choice((40, 400, 400, 4 << 20))
     world["max_buffers"] = rng.choice((32, 2048))
+    if aside:
+        world["c_min_rate_kib"] = MIN_RATES_KIB[seed % 4]
     if rng.random() < 0.7:
         world["fencing"] = "dont-care"
     spots = [0, *(rng.randrange(blocks) for _ in range(rng.choice((1, 4))))]

@@ -27,6 +27,10 @@ THIN = 0b10
 LZ4_SEEDS = 80_000_000
 """From this seed on, in every other history what travels is compressed."""
 
+ASIDE_SEEDS = 90_000_000
+"""From this seed on a resync may step aside for the application."""
+MIN_RATES_KIB = (0, 1, 4, 40)
+
 
 class Event(NamedTuple):
     """Something that happens to a node; afterwards time passes. `salt` seeds all chance until the next event.
@@ -188,6 +192,8 @@ def _richer_history(seed: int, events: int) -> History:
         world["offer_features"] |= THIN
     if seed >= LZ4_SEEDS and seed % 2:
         world["compression"] = "lz4"
+    if seed >= ASIDE_SEEDS:
+        world["c_min_rate_kib"] = MIN_RATES_KIB[seed // 2 % 4]
     known = (*SHARPER, *CROSSINGS) if seed >= CROSSING_SEEDS else SHARPER if sharper else SCENES
     made: list[Event] = []
     upto = events + rng.randrange(40)

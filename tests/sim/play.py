@@ -76,6 +76,7 @@ class Player:
             chosen.pop("csums_alg", None)  # histories from before it had an effect stay what they were
         chosen.setdefault("offer_features", 0b1101)  # without THIN_RESYNC, from before it was built
         chosen.setdefault("c_plan_ahead", 0)
+        chosen.setdefault("c_min_rate_kib", 0)  # as before it had an effect
         chosen.setdefault("resync_rate_kib", 4 << 20)
         if name == "b" and "after_sb_0pri" in chosen:
             chosen["after_sb_0pri"] = MIRRORED.get(chosen["after_sb_0pri"], chosen["after_sb_0pri"])

@@ -16,12 +16,14 @@ AIMED_SEEDS = 20_000_000_000
 
 COMPARED_SEEDS = 21_000_000_000
 """From this seed on: checksums, pauses, online verify."""
+COMPARED_ASIDE_SEEDS = 30_000_000_000
+"""From this seed on: the same, and resync and verify may step aside for the application."""
 
 
 def history_of(seed: int) -> History:
     """The history of this seed, for ever."""
     if seed >= COMPARED_SEEDS:
-        return compared_history(seed)
+        return compared_history(seed, seed >= COMPARED_ASIDE_SEEDS)
     if seed >= AIMED_SEEDS:
         return aimed_history(seed)
     return nearby_history(seed) if seed >= NEARBY_SEEDS else long_history(seed)

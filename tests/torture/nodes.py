@@ -144,6 +144,7 @@ class Torture(Pair):
             "max-epoch-size": rng.choice([3, 100, 2048]), "data-integrity-alg": rng.choice([None, "crc32c", "sha1"]),
         }  # fmt: skip
         disk: dict[str, object] = {"c-plan-ahead": 0, "resync-rate": rng.choice(["2G", "2G", "4M"]), "al-extents": 67}
+        disk["c-min-rate"] = "1M" if disk["resync-rate"] == "4M" else 0
         io = rng.choice(["buffered", "buffered", "direct"])
         hosts = "".join(
             f"    on {one.name} {{ device /dev/drbd0; disk {one.disk}; address {one.address}:{e2e.PORT};"
