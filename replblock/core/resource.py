@@ -7,7 +7,6 @@ import errno as errnos
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from replblock.core import netoptions
 from replblock.core.admin import Admin
 from replblock.core.aftermath import Aftermath
 from replblock.core.answers import Answer
@@ -28,6 +27,7 @@ from replblock.core.resizing import Resizing
 from replblock.core.secondary import SecondaryPath
 from replblock.core.settings import Settings
 from replblock.core.sync import Resync
+from replblock.core.tables import data_table, meta_table
 from replblock.state.generations import plain
 from replblock.state.losses import settle_pending
 from replblock.state.names import Conn, Disk, Role
@@ -82,8 +82,8 @@ class Resource:
         self.admin = Admin(self)
         self.consent = Consent(self, self.admin)
         self._when_idle: list[Callable[[], None]] = []
-        self._data_handlers: dict[int, Callable[[memoryview], None]] = self._data_table()
-        self._meta_handlers: dict[int, Callable[[memoryview], None]] = self._meta_table()
+        self._data_handlers: dict[int, Callable[[memoryview], None]] = data_table(self)
+        self._meta_handlers: dict[int, Callable[[memoryview], None]] = meta_table(self)
 
     # --- what doors and status look at ---
 
@@ -255,61 +255,6 @@ class Resource:
             if self.links.link is not link:
                 return
 
-    def _data_table(self) -> dict[int, Callable[[memoryview], None]]:
-        h, s, y, p = self.handshake, self.secondary, self.sync, self.primary
-        return {
-            Cmd.CONNECTION_FEATURES: h.greeting.on_features,
-            Cmd.AUTH_CHALLENGE: h.greeting.on_challenge,
-            Cmd.AUTH_RESPONSE: h.greeting.on_response,
-            Cmd.PROTOCOL: h.on_protocol,
-            Cmd.PROTOCOL_UPDATE: lambda body: netoptions.on_update(self, body),
-            Cmd.SYNC_PARAM: h.on_sync_param,
-            Cmd.SYNC_PARAM89: h.on_sync_param,
-            Cmd.SIZES: h.on_sizes,
-            Cmd.UUIDS: h.on_uuids,
-            Cmd.STATE: y.on_peer_state,
-            Cmd.STATE_CHG_REQ: self.consent.on_state_request,
-            Cmd.CONN_ST_CHG_REQ: self.consent.on_connection_request,
-            Cmd.TRIM: s.on_trim,
-            Cmd.ZEROES: s.on_zeroes,
-            Cmd.BARRIER: s.epoch.on_barrier,
-            Cmd.OUT_OF_SYNC: y.bitmaps.on_out_of_sync,
-            Cmd.DATA_REQUEST: s.reads.on_data_request,
-            Cmd.DATA_REPLY: p.on_data_reply,
-            Cmd.UNPLUG_REMOTE: _ignore,
-            Cmd.DELAY_PROBE: _ignore,
-            Cmd.BITMAP: y.bitmaps.on_plain,
-            Cmd.COMPRESSED_BITMAP: y.bitmaps.on_compressed,
-            Cmd.SYNC_UUID: self.admin.on_sync_uuid,
-            Cmd.RS_DATA_REQUEST: y.source.on_request,
-            Cmd.RS_THIN_REQ: y.source.on_thin_request,
-            Cmd.CSUM_RS_REQUEST: y.source.on_request,
-            Cmd.RS_DATA_REPLY: y.target.on_reply,
-            Cmd.RS_DEALLOCATED: y.target.on_deallocated,
-            Cmd.OV_REQUEST: y.verify.target.on_request,
-            Cmd.OV_REPLY: y.verify.source.on_reply,
-            Cmd.LZ4: self.links.compression.on_packet,
-        }
-
-    def _meta_table(self) -> dict[int, Callable[[memoryview], None]]:
-        p, y = self.primary, self.sync
-        return {
-            Cmd.PING: lambda body: self.links.on_ping(),
-            Cmd.PING_ACK: lambda body: self.links.on_ping_ack(),
-            Cmd.RECV_ACK: p.on_ack,
-            Cmd.WRITE_ACK: p.on_ack,
-            Cmd.RS_WRITE_ACK: p.on_rs_write_ack,
-            Cmd.NEG_ACK: p.on_neg_ack,
-            Cmd.NEG_DREPLY: p.on_neg_data_reply,
-            Cmd.NEG_RS_DREPLY: y.on_neg_reply,
-            Cmd.OV_RESULT: y.verify.target.on_result,
-            Cmd.RS_IS_IN_SYNC: y.checksums.on_in_sync,
-            Cmd.BARRIER_ACK: p.on_barrier_ack,
-            Cmd.STATE_CHG_REPLY: self.admin.on_state_reply,
-            Cmd.CONN_ST_CHG_REPLY: self.admin.on_state_reply,
-            Cmd.DELAY_PROBE: _ignore,
-        }
-
     # --- state ---
 
     def rules(self) -> Rules:
@@ -453,6 +398,3 @@ _BEFORE_ACCEPTANCE = _BEFORE_AUTHENTICATION | {
 }
 """What a peer may say before generations and states were compared: nothing that reads or changes data or bitmap."""
 
-
-def _ignore(body: memoryview) -> None:
-    """Hints that change nothing."""
