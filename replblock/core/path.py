@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from replblock.core.metastore import MetaStore
     from replblock.core.resource import Resource
 
+FLUSHING_BARRIER_MS = 1000
+"""At the latest so long after its first write an epoch is closed: bounds what a peer's power loss can cost."""
 MAX_EPOCH_WRITES_ORDERED = 65536
 """Between two replblock nodes an epoch needs no barrier for order; this bounds the memory of the transfer log."""
 EXTENT_BYTES = 4 << 20

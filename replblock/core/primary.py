@@ -14,6 +14,7 @@ from replblock.core.flushing import Flushing
 from replblock.core.host import PENDING
 from replblock.core.overlap import ON_DISK, Busy
 from replblock.core.path import (
+    FLUSHING_BARRIER_MS,
     ID,
     LOCAL,
     NET,
@@ -37,10 +38,6 @@ from replblock.wire.flags import (
 )
 from replblock.wire.headers import MAGIC_100, pack_header
 from replblock.wire.packets import Data, Trim
-
-FLUSHING_BARRIER_MS = 1000
-"""At the latest so long after its first write an epoch is closed: bounds what a peer's power loss can cost."""
-
 
 
 class PrimaryPath(Reads, Flushing, StraightWrites):

@@ -12,7 +12,7 @@ import struct
 from replblock.core.completion import Completion
 from replblock.core.host import PENDING
 from replblock.core.overlap import Busy
-from replblock.core.path import ID, LOCAL, NET
+from replblock.core.path import FLUSHING_BARRIER_MS, ID, LOCAL, NET
 from replblock.core.requests import Op, Request
 from replblock.wire.commands import Cmd
 from replblock.wire.flags import DP_SEND_WRITE_ACK
@@ -35,10 +35,10 @@ class StraightWrites(Completion):
         flags, epoch, activity = self._flags, self.log.current, self._r.attachment.activity
         if self.frozen or self._starting is not None or self._again or self._resending or activity is None:
             return at
-        if activity.disabled or not epoch.requests or (self.busy.count and self._r.sync.ranges_matter):
+        if activity.disabled or (self.busy.count and self._r.sync.ranges_matter):
             return at
         hot, extents, sent = activity.hot, epoch.extents, epoch.requests
-        end = min(len(requests), at + self._epoch_limit() - len(sent))
+        new_epoch, end = not sent, min(len(requests), at + self._epoch_limit() - len(sent))
         room_bytes = self._r.settings.max_in_flight_bytes - self._kept_bytes - self._in_flight_bytes
         out, local, unacked, unsent = self._out, self._local, self._unacked, self._unsent
         firm, asynchronous = bool(flags & DP_SEND_WRITE_ACK), self._asynchronous
@@ -70,6 +70,8 @@ class StraightWrites(Completion):
                 unacked[key] = request
             local.append(request)
             at += 1
+        if new_epoch and sent:
+            self._host.timer("epoch", FLUSHING_BARRIER_MS)
         self._ident, self._seq = ident, seq
         self._in_flight += at - first
         self._in_flight_bytes += begun_bytes
