@@ -78,10 +78,6 @@ MUTATIONS: tuple[Mutation, ...] = (
              "4: what the peer could not write is not marked"),
 
     # ---- the straight way of a write
-    Mutation("straight-write-not-pinned", "core/straight.py",
-             "            extents.add(extent)\n", "",
-             "4: an extent leaves the activity log although the peer may not have its last writes on its disk",
-             (("core/straight.py", "                extents.add(last)\n", "                pass\n"),)),
     Mutation("straight-write-into-a-cold-extent", "core/straight.py",
              "if extent not in hot or last not in hot:", "if False:",
              "4: after a crash nobody knows what was being written"),
