@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.doors import DOOR
 from tests.e2e.pair import ROOT, section
 from tests.e2e.waiting import wait_until
 from tests.kernel.guest import COMMAND_S, MIB, Command, Guest, Result
@@ -30,7 +31,7 @@ NET: dict[str, object] = {
 DISK_OPTIONS: dict[str, object] = {"resync-rate": "2G", "c-plan-ahead": 0, "c-min-rate": 0}
 
 #: What DRBD's own tools do not know.
-OURS_ONLY = "replblock { attach nbd; }"
+OURS_ONLY = f"replblock {{ attach nbd; door {DOOR}; }}"
 
 
 class Machine:

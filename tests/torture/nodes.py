@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from replblock.engine.client import stream
+from tests.doors import SOCKETS
 from tests.e2e import pair as e2e
 from tests.e2e.namespaces import Space, two_spaces
 from tests.e2e.pair import MIB, Pair, section
@@ -146,22 +147,24 @@ class Torture(Pair):
         disk: dict[str, object] = {"c-plan-ahead": 0, "resync-rate": rng.choice(["2G", "2G", "4M"]), "al-extents": 67}
         disk["c-min-rate"] = "1M" if disk["resync-rate"] == "4M" else 0
         io = rng.choice(["buffered", "buffered", "direct"])
+        door = os.environ.get("REPLBLOCK_TEST_DOOR") or rng.choice(sorted(SOCKETS))
         hosts = "".join(
             f"    on {one.name} {{ device /dev/drbd0; disk {one.disk}; address {one.address}:{e2e.PORT};"
             " meta-disk internal; }\n" for one in self.nodes
         )
         for node in self.nodes:
+            node.door = door
             node.config.write_text(
                 "global { usage-count no; disable-ip-verification; }\nresource r0 {\n"
                 f"    {section('net', net)}\n    {section('disk', disk)}\n"
-                f"    replblock {{ attach {attach}; io {io}; }}\n{hosts}}}\n"
+                f"    replblock {{ attach {attach}; io {io}; door {door}; }}\n{hosts}}}\n"
             )
         mib = rng.choice([16, 16, 320]) if attach == "none" else 64
         self.make_disks(mib * MIB)
         for node in self.nodes:
             node.begin()
         words = [f"{key} {value}" for key, value in {**net, **disk}.items() if value is not None]
-        return f"{mib} MiB, io {io}, {', '.join(words)}"
+        return f"{mib} MiB, io {io}, door {door}, {', '.join(words)}"
 
     def settle(self, patience_s: float = 90) -> None:
         super().settle(patience_s)
