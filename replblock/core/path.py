@@ -231,6 +231,10 @@ class PathState:
             header = pack_header(self._link.version, Cmd.OUT_OF_SYNC, len(body), self._volume(self._link))
             self._out.append(header + body)
 
+    def _room_bytes(self) -> int:
+        """So many bytes may be under way."""
+        return self._r.settings.max_in_flight_bytes - self._kept_bytes
+
     def _epoch_limit(self) -> int:
         return MAX_EPOCH_WRITES_ORDERED if self._ordered else self._r.settings.max_epoch_size
 

@@ -22,10 +22,9 @@ from replblock.core.path import (
     NET_LOST,
     NET_PENDING,
 )  # fmt: skip
-from replblock.core.reads import Reads
 from replblock.core.requests import Op, Request
 from replblock.core.resend import epoch_of, is_copy
-from replblock.core.straight import DATA_100, Later, StraightWrites
+from replblock.core.straight import DATA_100, Later, Straight
 from replblock.wire.commands import Cmd
 from replblock.wire.flags import (
     DP_DISCARD,
@@ -40,7 +39,7 @@ from replblock.wire.headers import MAGIC_100, pack_header
 from replblock.wire.packets import Data, Trim
 
 
-class PrimaryPath(Reads, Flushing, StraightWrites):
+class PrimaryPath(Straight, Flushing):
     """Requests in, completions out."""
 
     # --- what surrounds the path ---
@@ -103,7 +102,7 @@ class PrimaryPath(Reads, Flushing, StraightWrites):
         self._unparking = True
         try:
             while self._turns and self._parked and not self.frozen:
-                limit = self._r.settings.max_in_flight_bytes - self._kept_bytes
+                limit = self._room_bytes()
                 if self._in_flight_bytes >= limit and self._parked[0]._parent is None:
                     return
                 self._turns -= 1
@@ -117,11 +116,14 @@ class PrimaryPath(Reads, Flushing, StraightWrites):
         """Of doors, in order; each is answered by its own `done`."""
         at = 0
         while at < len(requests):
-            if self._straight and (end := self._begin_straight(requests, at)) > at:
-                at = end
-                continue
-            self._begin_one(requests[at])
-            at += 1
+            if requests[at].op == Op.READ:
+                end = self._read_straight(requests, at)
+            else:
+                end = self._begin_straight(requests, at) if self._straight else at
+            if end == at:
+                self._begin_one(requests[at])
+                end += 1
+            at = end
         self.go()
 
     def submit(self, requests: list[Request]) -> None:
@@ -131,7 +133,7 @@ class PrimaryPath(Reads, Flushing, StraightWrites):
         self.go()
 
     def _begin_one(self, request: Request) -> None:
-        limit = self._r.settings.max_in_flight_bytes - self._kept_bytes
+        limit = self._room_bytes()
         if self.frozen or (self._in_flight_bytes >= limit and request._parent is None) or (
             (self._again or self._resending) and self._data_in_reach  # these go first
         ):

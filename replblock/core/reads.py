@@ -38,16 +38,21 @@ class Reads(Completion):
             )
         ):
             result = disk.read(start, request.length_bytes, partial(self._read_later, request, meta))
-            if not isinstance(result, int):
+            if isinstance(result, int):
+                self._read_begun(request, result)
+            else:
                 self.read_sectors += request.length_bytes >> 9
                 request.data = result
                 self._complete(request)
-            elif result == PENDING:
-                self._reading += 1
-            else:
-                self._read_here(request, result, b"")
             return
         self._read_there(request)
+
+    def _read_begun(self, request: Request, result: int) -> None:
+        """The disk did not answer at once, or with an error."""
+        if result == PENDING:
+            self._reading += 1
+        else:
+            self._read_here(request, result, b"")
 
     def _read_later(self, request: Request, meta: MetaStore, error: int, data: Buffer) -> None:
         self._reading -= 1

@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The straight way of a write: what `PrimaryPath._write` and its followers do, where nothing can be in its way.
+"""The straight way of a request: what `PrimaryPath._write`, `_read` and their followers do with nothing in the way.
 
-A run of writes is looked at together: what holds for all of them is asked once. Whoever is not plainly one of these is
+A run of them is looked at together: what holds for all of them is asked once. Whoever is not plainly one of these is
 left to the other way, which knows everything; a test compares both, packet by packet.
 """
 
 from __future__ import annotations
 
 import struct
+from functools import partial
 
-from replblock.core.completion import Completion
 from replblock.core.host import PENDING
 from replblock.core.overlap import Busy
 from replblock.core.path import FLUSHING_BARRIER_MS, ID, LOCAL, NET
+from replblock.core.reads import Reads
 from replblock.core.requests import Op, Request
+from replblock.state.names import Disk
 from replblock.wire.commands import Cmd
 from replblock.wire.flags import DP_SEND_WRITE_ACK
 from replblock.wire.headers import MAGIC_100
@@ -21,10 +23,10 @@ from replblock.wire.headers import MAGIC_100
 EXTENT_BYTES_LOG2 = 22
 DATA_100 = struct.Struct(">IHHIIQ8sII")
 _DATA = int(Cmd.DATA)
-_WRITE = Op.WRITE
+_READ, _WRITE = Op.READ, Op.WRITE
 
 
-class StraightWrites(Completion):
+class Straight(Reads):
     """Many at once."""
 
     def _begin_straight(self, requests: list[Request], at: int) -> int:
@@ -39,7 +41,7 @@ class StraightWrites(Completion):
             return at
         hot, extents, sent = activity.hot, epoch.extents, epoch.requests
         new_epoch, end = not sent, min(len(requests), at + self._epoch_limit() - len(sent))
-        room_bytes = self._r.settings.max_in_flight_bytes - self._kept_bytes - self._in_flight_bytes
+        room_bytes = self._room_bytes() - self._in_flight_bytes
         out, local, unacked, unsent = self._out, self._local, self._unacked, self._unsent
         firm, asynchronous = bool(flags & DP_SEND_WRITE_ACK), self._asynchronous
         volume, now_ms = self._r.settings.volume, self._host.now_ms()
@@ -78,6 +80,29 @@ class StraightWrites(Completion):
         self.sent_sectors += begun_bytes >> 9
         return at
 
+    def _read_straight(self, requests: list[Request], at: int) -> int:
+        """Answer reads from `at` on, as many in a row as this disk has at hand; returns where that ends."""
+        r = self._r
+        disk, meta = r.disk, r.meta
+        if disk is None or meta is None or r.state.disk != Disk.UP_TO_DATE:
+            return at
+        if self.frozen or self._again or self._resending or self._in_flight_bytes >= self._room_bytes():
+            return at
+        while at < len(requests) and requests[at].op == _READ:
+            request = requests[at]
+            at += 1
+            length = request.length_bytes
+            result = disk.read(request.offset_bytes, length, partial(self._read_later, request, meta))
+            if type(result) is int:
+                self._in_flight += 1
+                self._in_flight_bytes += length
+                self._read_begun(request, result)
+                return at  # a failure may change everything
+            self.read_sectors += length >> 9
+            request.data = result  # type: ignore[assignment]
+            request.done(request)
+        return at
+
     def _write_straight(self) -> None:
         """What was begun goes to the disk, up to the first that something is in the way of."""
         disk, local, busy = self._r.disk, self._local, self.busy
@@ -110,7 +135,7 @@ class Later:
 
     __slots__ = ("busy", "path", "request")
 
-    def __init__(self, path: StraightWrites, request: Request) -> None:
+    def __init__(self, path: Straight, request: Request) -> None:
         self.path = path
         self.request = request
         self.busy: Busy | None = None

@@ -124,7 +124,8 @@ class FileDisk:
         return PENDING
 
     def read(self, offset_bytes: int, length_bytes: int, done: ReadDone) -> Buffer | int:
-        self._check(offset_bytes, length_bytes)
+        if offset_bytes < 0 or length_bytes < 0 or offset_bytes + length_bytes > self._limit:
+            self._check(offset_bytes, length_bytes)
         if not self._direct:
             buffer = bytearray(length_bytes)
             try:

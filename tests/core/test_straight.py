@@ -10,7 +10,7 @@ import pytest
 
 from replblock.core.requests import Op, Request
 from replblock.core.secondary import SecondaryPath
-from replblock.core.straight import StraightWrites
+from replblock.core.straight import Straight
 from replblock.wire.stream import StreamDecoder
 
 from .simhost import Pipe
@@ -24,7 +24,7 @@ class Seen:
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, bytes]] = []
-        self.answers: list[tuple[int, int]] = []
+        self.answers: list[tuple[int, int, bytes]] = []
         self.pinned: list[list[int]] = []
         """The extents of the open epoch, which the activity log must not let go."""
         self.straight = 0
@@ -34,16 +34,22 @@ class Seen:
 def played(seed: int, protocol: str, straight: bool, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> Seen:
     """A history of batches, with a lost connection, a resync and a failing disk in it."""
     seen = Seen()
-    carry, begin, comes, acks = (
-        Pipe.carry, StraightWrites._begin_straight, SecondaryPath._goes_straight, StreamDecoder.write_acks
+    carry, begin, read, comes, acks = (
+        Pipe.carry, Straight._begin_straight, Straight._read_straight, SecondaryPath._goes_straight,
+        StreamDecoder.write_acks,
     )  # fmt: skip
 
     def carried(pipe: Pipe, side: int, data: bytes) -> None:
         seen.sent.append((pipe.ends[side][0].name, data))
         carry(pipe, side, data)
 
-    def begun(path: StraightWrites, requests: list[Request], at: int) -> int:
+    def begun(path: Straight, requests: list[Request], at: int) -> int:
         end = begin(path, requests, at) if straight else at
+        seen.straight += end - at
+        return end
+
+    def was_read(path: Straight, requests: list[Request], at: int) -> int:
+        end = read(path, requests, at) if straight else at
         seen.straight += end - at
         return end
 
@@ -59,8 +65,9 @@ def played(seed: int, protocol: str, straight: bool, monkeypatch: pytest.MonkeyP
 
     with monkeypatch.context() as patch:
         patch.setattr(Pipe, "carry", carried)
-        patch.setattr(StraightWrites, "_begin_straight", begun)
-        patch.setattr(StraightWrites, "_write_straight", StraightWrites._write_straight if straight else _nothing)
+        patch.setattr(Straight, "_begin_straight", begun)
+        patch.setattr(Straight, "_read_straight", was_read)
+        patch.setattr(Straight, "_write_straight", Straight._write_straight if straight else _nothing)
         patch.setattr(SecondaryPath, "_goes_straight", come)
         patch.setattr(StreamDecoder, "write_acks", acked)
         world = World(seed, size_bytes=(4 * EXTENTS + 1) * MIB, protocol=protocol, **settings)
@@ -69,7 +76,7 @@ def played(seed: int, protocol: str, straight: bool, monkeypatch: pytest.MonkeyP
     return seen
 
 
-def _nothing(path: StraightWrites) -> None:
+def _nothing(path: Straight) -> None:
     pass
 
 
@@ -108,7 +115,7 @@ def _request(rng: random.Random, number: int, seen: Seen) -> Request:
     at = 0 if op == Op.FLUSH else rng.choice((rng.randrange(0, most), rng.randrange(0, 64 << 10))) // 512 * 512
     data = rng.randbytes(16) * (length // 16) if op == Op.WRITE else b""
     fua = op == Op.WRITE and rng.random() < 0.05
-    return Request(op, at, length, lambda r: seen.answers.append((number, r.errno)), data, fua)
+    return Request(op, at, length, lambda r: seen.answers.append((number, r.errno, bytes(r.data))), data, fua)
 
 
 @pytest.mark.parametrize("protocol", ["A", "B", "C"])

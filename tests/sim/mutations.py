@@ -210,7 +210,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation("gathered-writes-overtaken", "core/primary.py",
              'or by a new state.\n        """\n        if self._out:', 'or by a new state.\n        """\n        if False:',
              "4: a resync request overtakes writes, and what comes back is older than what this disk has",
-             (("core/primary.py", "            at += 1\n        self.go()\n", "            at += 1\n"),
+             (("core/primary.py", "            at = end\n        self.go()\n", "            at = end\n"),
               ("core/primary.py", "            self._begin_one(request)\n        self.go()\n",
                "            self._begin_one(request)\n"))),
 
