@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from replblock.core.rate import STEP_MS
 from replblock.state.names import Conn, Disk, Role
+from replblock.state.packed import State
 
 if TYPE_CHECKING:
     from replblock.core.resource import Resource
@@ -156,6 +157,11 @@ class StepsAside:
             begin()
         if waiting:
             self._r.host.timer("aside", STEP_MS)
+
+    def state_changed(self, old: State, new: State) -> None:
+        """What was asked for has ended: whatever waits is answered at once, before the same begins anew."""
+        if self._waiting and old.conn in _ANSWERING and new.conn not in _ANSWERING:
+            self._r.host.timer("aside", 0)
 
     def reset(self) -> None:
         """The connection is gone."""

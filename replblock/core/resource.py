@@ -159,7 +159,7 @@ class Resource:
         activity = self.attachment.activity
         if activity is not None and activity.busy:
             activity.commit()
-            primary.go()
+        primary.go()  # what was written just now may have failed, and left something to be said
         self.secondary.end_wakeup()
         if self._when_idle and self.disk_idle:
             waiting, self._when_idle = self._when_idle, []

@@ -351,6 +351,7 @@ class Resync:
         self.progress.state_changed(new)
         self.target.state_changed(old, new)
         self.verify.state_changed(old, new)
+        self.aside.state_changed(old, new)
         in_sync = new.conn == Conn.CONNECTED and new.disk == new.pdsk == Disk.UP_TO_DATE
         if in_sync or (old.conn >= Conn.CONNECTED > new.conn and old.disk == old.pdsk == Disk.UP_TO_DATE):
             self.last_in_sync_s = self._r.host.wall_s()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -10,6 +11,7 @@ import stat
 import struct
 
 SECTOR_BYTES = 512
+TMPFS_MAGIC = 0x01021994
 BLKROGET = 0x125E
 
 # Numbers and texts as drbdsetup prints them (DRBD 8.4 configuration errors).
@@ -29,6 +31,13 @@ class DiskError(Exception):
         self.code, self.text = problem
         self.detail = detail
         super().__init__(f"({self.code}) {self.text} {detail}")
+
+
+def in_memory(fd: int) -> bool:
+    """Is it a file of a tmpfs? What os.fstatvfs does not tell."""
+    answer = (ctypes.c_long * 32)()         # struct statfs begins with f_type, a long wherever Linux runs but s390
+    libc = ctypes.CDLL(None, use_errno=True)
+    return libc.fstatfs(fd, ctypes.byref(answer)) == 0 and answer[0] == TMPFS_MAGIC
 
 
 class Descriptor:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from replblock.core.host import PENDING, Buffer, Done, ReadDone
-from replblock.engine.backing import SECTOR_BYTES, Descriptor, reopen, size_sectors
+from replblock.engine.backing import SECTOR_BYTES, Descriptor, in_memory, reopen, size_sectors
 from replblock.engine.pool import Batcher, Pool
 from replblock.engine.zeroing import zero_range
 from replblock.meta.errors import MetadataError
@@ -34,7 +34,7 @@ MEAN_SHARE = 1 / 16
 """When the running mean of inline writes exceeds SLOW_WRITE_S (dirty throttling), all go to the pool for a while.
 
 One slow write says little: after every write the thread waits for the interpreter, and for a processor, too. Of reads
-that cannot be told not to wait: SLOW_READ_S, because a disk that has to be read from must not keep writes waiting.
+from tmpfs: SLOW_READ_S, because what has to come from swap must not keep writes waiting.
 """
 DIRECT_ALIGN_BYTES = 4096
 META_SYNC_EACH = 16
@@ -87,6 +87,7 @@ class FileDisk:
         self._sync_errno = 0
         self._meta_errno = 0
         self._nowait = True
+        self._in_memory = in_memory(data.fd)
         self._buffers = threading.local()
         self._pool = Pool("replblock-disk", threads)
         self._flusher = Batcher("replblock-flush", self._flush_batch)
@@ -132,7 +133,7 @@ class FileDisk:
                 if self._nowait:
                     if os.preadv(self._fd, [buffer], offset_bytes, os.RWF_NOWAIT) == length_bytes:
                         return buffer
-                elif self._read_now(buffer, offset_bytes):
+                elif self._in_memory and self._read_now(buffer, offset_bytes):
                     return buffer
             except OSError as error:
                 if error.errno == errno.EOPNOTSUPP:
@@ -141,7 +142,7 @@ class FileDisk:
         return PENDING
 
     def _read_now(self, buffer: bytearray, offset_bytes: int) -> bool:
-        """Where the file system cannot say whether it has the data at hand (tmpfs): as long as reads are quick."""
+        """On tmpfs, which does not know RWF_NOWAIT: as long as nothing has to come from swap."""
         begun = time.monotonic()
         if begun < self._reads_slow_until:
             return False

@@ -19,7 +19,7 @@ from replblock.wire.headers import H80, H95, H100, MAGIC_80, MAGIC_95, MAGIC_100
 
 STUCK_S = 0.1
 """The shortest ping-timeout is 0.1 s and its default 0.5 s: begin to look after this long inside one wake-up."""
-LOOK_AT_MOST_S = 0.25
+LOOK_AT_MOST_S = 0.15
 """How often it looks: at half of the ping-timeout, which the peer likely has too, and so seldom if that is long."""
 PEEK_MAX_BYTES = 1 << 20
 

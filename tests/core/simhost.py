@@ -227,10 +227,12 @@ class SimHost:
         if not self.powered:
             return
         self.resource.end_wakeup()
+        primary = self.resource.primary
+        assert not primary._out and not primary._local, "a wake-up left something gathered and not sent or written"
         for sock in list(self.queues):
             self.push(sock)
         for sock in list(self.pipes):
-            if not self.queues.get(sock):
-                self.resource.on_sent(sock)
+            if not self.queues.get(sock) and not self.resource.on_sent(sock):
+                assert not self.queues.get(sock), "nobody had waited for room, and yet there is more to send"
         for sock in list(self.queues):
             self.push(sock)

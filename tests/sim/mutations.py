@@ -109,6 +109,10 @@ MUTATIONS: tuple[Mutation, ...] = (
              "state.disk >= Disk.INCONSISTENT",
              "4: nobody remembers what a diskless Primary wrote when both crash"),
 
+    Mutation("left-behind-in-a-wake-up", "core/resource.py",
+             "            activity.commit()\n        primary.go()  # what", "            activity.commit()\n        # what",
+             "9: a barrier, or a write, waits for the next event"),
+
     # ---- flushes, epochs
     Mutation("barrier-ack-before-the-flush", "core/peer_epoch.py",
              "r.flush_disk(flushed)", "flushed(0)",

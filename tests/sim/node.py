@@ -190,6 +190,8 @@ class Node:
     def _finish(self) -> None:
         resource = self.resource
         resource.end_wakeup()
+        left = [*resource.primary._out, *resource.primary._local]
+        assert not left or not self.on, f"{self.name}: a wake-up left something that is neither sent nor written"
         if self.queues or self.pushed:
             for sock in [*self.queues, *sorted(self.pushed - self.queues.keys())]:
                 if self._push(sock) or sock in self.pushed:
