@@ -146,7 +146,7 @@ MUTATIONS: tuple[Mutation, ...] = (
              "4: written while disconnected and not marked"),
     Mutation("bit-cleared-before-the-write", "core/target.py",
              "        box: list[Busy] = []\n",
-             "        box: list[Busy] = []\n        r.sync.clear_bits(sector << 9, len(payload))\n        r.secondary.ack_resync(link, Cmd.RS_WRITE_ACK, BlockAck(sector, ID_SYNCER, len(payload)))\n",
+             "        box: list[Busy] = []\n        r.sync.clear_bits(sector << 9, size)\n        r.secondary.ack_resync(link, Cmd.RS_WRITE_ACK, BlockAck(sector, ID_SYNCER, size))\n",
              "5: acknowledged, and cleared on both nodes, when the block has come, not when it is written",
              (("core/target.py",
                "        r.sync.clear_bits(sector << 9, size)\n        r.secondary.ack_resync(link, Cmd.RS_WRITE_ACK, ack)\n",
