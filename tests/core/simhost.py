@@ -227,8 +227,9 @@ class SimHost:
         if not self.powered:
             return
         self.resource.end_wakeup()
-        primary = self.resource.primary
-        assert not primary._out and not primary._local, "a wake-up left something gathered and not sent or written"
+        if isinstance(self.resource, Resource):  # and no bundle of volumes
+            primary = self.resource.primary
+            assert not primary._out and not primary._local, "a wake-up left something gathered and not sent or written"
         for sock in list(self.queues):
             self.push(sock)
         for sock in list(self.pipes):
