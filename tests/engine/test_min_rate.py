@@ -48,7 +48,7 @@ def copied_kib(directory: Path, port: Callable[[], int], target: str, min_rate: 
         done = subprocess.run(fio, capture_output=True, text=True, timeout=180, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         copied = whole - int(host.status()["connections"][0]["peer_devices"][0]["out-of-sync"])
-        stepped_aside = "the resync goes on at c-min-rate, 250 KiB/s" in alpha.log() + beta.log()
+        stepped_aside = "the resync goes on at c-min-rate, 25 KiB/s" in alpha.log() + beta.log()
         assert stepped_aside == (min_rate != "0")
         wait_for(lambda: "ds:UpToDate/UpToDate" in (alpha.run / "proc").read_text(), "the end, when nobody writes")
         for node in (alpha, beta):
@@ -62,6 +62,6 @@ def copied_kib(directory: Path, port: Callable[[], int], target: str, min_rate: 
 @pytest.mark.parametrize("target", ["alpha", "beta"])
 def test_the_application_goes_first(tmp_path: Path, port: Callable[[], int], target: str) -> None:
     """alpha is Primary, and the source or the target. The same work, with and without."""
-    beside = copied_kib(tmp_path / "aside", port, target, "250K")
+    beside = copied_kib(tmp_path / "aside", port, target, "25K")
     without = copied_kib(tmp_path / "never", port, target, "0")
     assert beside * 4 < without, f"{beside} KiB, {without} KiB without c-min-rate"
