@@ -92,7 +92,8 @@ class StepsAside:
     def _moved_sectors(self) -> int:
         """By the applications of both nodes, on this node's disk."""
         primary = self._r.primary
-        return primary.read_sectors + primary.written_sectors + self._r.secondary.written_sectors
+        read = primary.read_sectors + self._r.read_beside()
+        return read + primary.written_sectors + self._r.secondary.written_sectors
 
     def _busy(self) -> bool:
         """Does the application need this disk? Not if it waits for something else: an operator, fencing, any data."""

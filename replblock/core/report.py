@@ -67,7 +67,7 @@ def _counters(r: Resource) -> dict[str, int]:
         ns=(path.sent_sectors + sync.source.sent_sectors) // 2,
         nr=(secondary.received_sectors + sync.target.received_sectors) // 2,
         dw=(path.written_sectors + secondary.written_sectors + sync.target.received_sectors) // 2,
-        dr=(path.read_sectors + sync.source.sent_sectors + sync.checksums.read_sectors) // 2,
+        dr=(path.read_sectors + r.read_beside() + sync.source.sent_sectors + sync.checksums.read_sectors) // 2,
         al=activity.transactions if activity is not None else 0,
         bm=meta.bitmap_writes if meta is not None else 0,
         ua=secondary.unacked,

@@ -65,6 +65,8 @@ class Resource:
         self.device_open = False
         self.in_use: Callable[[], bool] = lambda: False
         """Whether somebody holds the device; the engine, which has the doors, replaces it."""
+        self.read_beside: Callable[[], int] = lambda: 0
+        """Sectors that a door has read from the local disk by itself; the engine, which has the doors, replaces it."""
         self.mint_postponed = False
         self.reasons: list[dict[str, Any]] = []
         self.aftermath = Aftermath(self)

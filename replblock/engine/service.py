@@ -118,6 +118,7 @@ class Engine:
         self.doors = Doors(self.door, *([self.direct] if self.direct else []))
         self.core.in_use = lambda: bool(self.doors.clients)
         self.core.resized = self._resized
+        self.core.read_beside = lambda: self.door.read_sectors
         self.last_size = LastSize(names.run_dir, names.resource, self.volume)
         self.guard = Guard(self.loop, lambda: self.core.settings.ping_timeout_ms)
         self.device = DeviceKeeper(
