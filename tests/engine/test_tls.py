@@ -59,8 +59,9 @@ def why(node: Node) -> str:
 
 
 def synced(pair: tuple[Node, Node]) -> None:
+    """Both say so: before a resync begins there is none to wait for."""
     for node in pair:
-        node.do("wait_sync")
+        wait_for(lambda node=node: "ds:UpToDate/UpToDate" in (node.run / "proc").read_text(), "the resync")
 
 
 def first_bytes(node: Node, length: int) -> bytes:
