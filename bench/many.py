@@ -21,7 +21,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from bench.processes import BenchError, cpu_seconds, free_port, kill_all, pids_mentioning, wait_until
-from bench.replblock_pair import METADATA_BYTES, NODES, REPLCTL
+from bench.replblock_pair import HOST, METADATA_BYTES, NODES, REPLCTL
 from bench.rounds import say
 
 MIB = 1 << 20
@@ -33,14 +33,6 @@ resource r{number} {{
     disk {{ resync-rate 4G; c-plan-ahead 0; }}
     replblock {{ attach none; door {door}; }}
 {hosts}}}
-"""
-HOST = """\
-    on {node} {{
-        device /dev/drbd{minor} minor {minor};
-        disk {disk};
-        meta-disk internal;
-        address 127.0.0.1:{port};
-    }}
 """
 
 
