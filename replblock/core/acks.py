@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -11,12 +10,10 @@ from replblock.core.link import Link
 from replblock.core.pieces import Ident, Whole
 from replblock.wire.commands import Cmd
 from replblock.wire.headers import MAGIC_100, pack_header
-from replblock.wire.packets import BLOCK_ACK_BODY, BarrierAck, BlockAck
+from replblock.wire.packets import BLOCK_ACK_BODY, BLOCK_ACK_PACKET_100, BarrierAck, BlockAck
 
 if TYPE_CHECKING:
     from replblock.core.resource import Resource
-
-ACK_100 = struct.Struct(">IHHIIQ8sII")
 
 
 class PeerAcks:
@@ -53,12 +50,17 @@ class PeerAcks:
             if (last := ident.piece(cmd)) is None:
                 return
             cmd, sector, ident, size_bytes = last
-        self._seq = seq = (self._seq + 1) & 0xFFFFFFFF
         if link.version >= 100:
-            packet = ACK_100.pack(MAGIC_100, self._r.settings.volume, cmd, 24, 0, sector, ident, size_bytes, seq)
-        else:
-            packet = pack_header(link.version, cmd, 24) + BLOCK_ACK_BODY.pack(sector, ident, size_bytes, seq)
-        self._acks.append(packet)
+            self._ack_100(cmd, sector, ident, size_bytes)
+            return
+        self._seq = seq = (self._seq + 1) & 0xFFFFFFFF
+        self._acks.append(pack_header(link.version, cmd, 24) + BLOCK_ACK_BODY.pack(sector, ident, size_bytes, seq))
+
+    def _ack_100(self, cmd: int, sector: int, ident: Ident, size_bytes: int) -> None:
+        """On this connection, which speaks protocol 100 or newer."""
+        self._seq = seq = (self._seq + 1) & 0xFFFFFFFF
+        volume = self._r.settings.volume
+        self._acks.append(BLOCK_ACK_PACKET_100.pack(MAGIC_100, volume, cmd, 24, 0, sector, ident, size_bytes, seq))
 
     def end_wakeup(self) -> None:
         """One send for all acks of the wake-up."""

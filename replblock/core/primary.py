@@ -24,7 +24,7 @@ from replblock.core.path import (
 )  # fmt: skip
 from replblock.core.requests import Op, Request
 from replblock.core.resend import epoch_of, is_copy
-from replblock.core.straight import DATA_100, Later, Straight
+from replblock.core.straight import Later, Straight
 from replblock.wire.commands import Cmd
 from replblock.wire.flags import (
     DP_DISCARD,
@@ -36,7 +36,7 @@ from replblock.wire.flags import (
     dp_mask,
 )
 from replblock.wire.headers import MAGIC_100, pack_header
-from replblock.wire.packets import Data, Trim
+from replblock.wire.packets import DATA_PACKET_100, Data, Trim
 
 
 class PrimaryPath(Straight, Flushing):
@@ -294,7 +294,7 @@ class PrimaryPath(Straight, Flushing):
         extra = self._digest(data) if self._digest is not None else b""
         if link.version >= 100:
             size = 24 + len(extra) + length
-            head = DATA_100.pack(MAGIC_100, self._r.settings.volume, 0, size, 0, sector, key, seq, flags)
+            head = DATA_PACKET_100.pack(MAGIC_100, self._r.settings.volume, 0, size, 0, sector, key, seq, flags)
         else:
             body = Data(sector, key, seq, flags & dp_mask(link.version)).pack()
             head = pack_header(link.version, Cmd.DATA, len(body) + len(extra) + length) + body

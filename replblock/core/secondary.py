@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from replblock.core.acks import ACK_100, PeerAcks
+from replblock.core.acks import PeerAcks
 from replblock.core.compressing import Compression
 from replblock.core.host import PENDING, Buffer
 from replblock.core.link import Link
@@ -34,7 +34,7 @@ from replblock.wire.flags import (
     FEATURE_ORDERED,
     FEATURE_WZEROES,
 )
-from replblock.wire.headers import MAGIC_100, pack_header
+from replblock.wire.headers import pack_header
 from replblock.wire.packets import DATA_BODY, Data, Trim
 
 if TYPE_CHECKING:
@@ -195,9 +195,7 @@ class SecondaryPath(PeerAcks):
         result = disk.write(start, body[24:], done)
         if result == 0:
             if flags & DP_SEND_WRITE_ACK:
-                self._seq = seq = (self._seq + 1) & 0xFFFFFFFF
-                volume = r.settings.volume
-                self._acks.append(ACK_100.pack(MAGIC_100, volume, _WRITE_ACK, 24, 0, sector, ident, size, seq))
+                self._ack_100(_WRITE_ACK, sector, ident, size)
         elif result == PENDING:
             done.busy = r.primary.busy.add(start, start + size, "local")
             self._pending += 1

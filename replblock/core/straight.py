@@ -7,9 +7,9 @@ left to the other way, which knows everything; a test compares both, packet by p
 
 from __future__ import annotations
 
-import struct
 from functools import partial
 
+from replblock.core.activity import EXTENT_BYTES_LOG2
 from replblock.core.host import PENDING
 from replblock.core.overlap import Busy
 from replblock.core.path import FLUSHING_BARRIER_MS, ID, LOCAL, NET
@@ -19,9 +19,8 @@ from replblock.state.names import Disk
 from replblock.wire.commands import Cmd
 from replblock.wire.flags import DP_SEND_WRITE_ACK
 from replblock.wire.headers import MAGIC_100
+from replblock.wire.packets import DATA_PACKET_100
 
-EXTENT_BYTES_LOG2 = 22
-DATA_100 = struct.Struct(">IHHIIQ8sII")
 _DATA = int(Cmd.DATA)
 _READ, _WRITE = Op.READ, Op.WRITE
 
@@ -62,7 +61,7 @@ class Straight(Reads):
             seq = (seq + 1) & 0xFFFFFFFF
             request._epoch, request._order, request._firm, request._waits = epoch, ident, firm, NET | LOCAL
             request._ident = key = ID.pack(ident)
-            out.append(DATA_100.pack(MAGIC_100, volume, _DATA, 24 + length, 0, start >> 9, key, seq, flags))
+            out.append(DATA_PACKET_100.pack(MAGIC_100, volume, _DATA, 24 + length, 0, start >> 9, key, seq, flags))
             out.append(request.data)
             begun_bytes += length
             if asynchronous:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 from replblock.core.host import Buffer
 from replblock.core.requests import MAX_REQUEST_BYTES, Op, Request
 from replblock.engine.link import AGAIN, IOV_MAX, RECV_MAX_BYTES, RECV_MIN_BYTES
-from replblock.nbd.names import SIMPLE_REPLY, SIMPLE_REPLY_MAGIC, Cmd, CmdFlag, ProtocolError
+from replblock.nbd.names import SIMPLE_REPLY, Cmd, CmdFlag, ProtocolError
 from replblock.nbd.negotiation import Negotiation
 from replblock.nbd.transmission import (
     MAX_PAYLOAD_BYTES,
+    WRITE,
     Asked,
     Decoder,
     Extent,
@@ -27,7 +28,7 @@ from replblock.nbd.transmission import (
 if TYPE_CHECKING:
     from replblock.engine.direct import DirectDoor
 
-WRITE, OP_WRITE, OP_READ, OP_FLUSH = int(Cmd.WRITE), Op.WRITE, Op.READ, Op.FLUSH
+OP_WRITE, OP_READ, OP_FLUSH = Op.WRITE, Op.READ, Op.FLUSH
 """Looked up once: most of what comes is a plain write."""
 SECTOR_MASK = 511
 MAX_UNANSWERED = 1024
@@ -306,8 +307,7 @@ class Session:
             else:
                 self.answer_read(request.cookie, request.offset_bytes, request.length_bytes, [request.data])
             return
-        problem = nbd_error(request.errno) if request.errno else 0
-        self._out.append(SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, problem, request.cookie))
+        self._out.append(simple_reply(request.cookie, nbd_error(request.errno)))
         self._out_bytes += SIMPLE_REPLY.size
         self.unanswered -= 1
         if not self._dirty:
