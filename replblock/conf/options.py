@@ -280,6 +280,8 @@ REPLBLOCK = (
     text("replblock", "tls-psk", "file with pre-shared keys, instead of certificates", NEW, since="ours"),
     enum("replblock", "attach", "auto nbd fuse none", "how the block device comes to this host", NEW, since="ours"),
     enum("replblock", "io", "buffered direct", "backing disk through the page cache, or O_DIRECT", NEW, since="ours"),
+    number("replblock", "poll-max-us", 0, 10000, 200, "µs", "how long to look for the next event awake before sleeping",
+           NEW, since="ours", kind=INTEGER),
     number("replblock", "threads", 1, 64, 4, "threads", "disk threads of the engine", NEW, since="ours", kind=INTEGER),
 )
 

@@ -23,6 +23,7 @@ from replblock.core.host import HandlerDone
 from replblock.core.requests import Request
 from replblock.engine.inside import EngineSide
 from replblock.engine.network import Addresses, Network
+from replblock.engine.polling import Polling
 from replblock.engine.timers import Timers
 
 MAX_EVENTS = 64
@@ -71,6 +72,7 @@ class Loop:
         self.busy_since = 0.0
         """When the core was entered (monotonic seconds), 0 while it rests: what the guard looks at."""
         self.enter_after = enter_after or 1 << 62
+        self.polling = Polling()
         self._alone = 0
         self.at_work: set[Any] = set()
         """Waiters of doors whose requests are under way."""
@@ -251,9 +253,10 @@ class Loop:
     # ---- the thread
 
     def _run(self) -> None:
+        wait, poll = self.polling.wait, self._poll
         try:
             while not self._stopping:
-                events = self._poll.poll(self._sleep_s, MAX_EVENTS)
+                events = wait(poll, self._sleep_s, MAX_EVENTS)
                 self._wants_lock = True
                 self.lock.acquire()
                 self._wants_lock = False

@@ -34,6 +34,7 @@ from replblock.engine.loop import ENTER_AFTER, TRACE_FRAMES, Loop
 from replblock.engine.mapping import addresses_of, handler_environment, handlers_of, nbd_port_of, settings_of, tls_of
 from replblock.engine.network import Addresses
 from replblock.engine.notify import Notifier
+from replblock.engine.polling import worth_it
 from replblock.engine.pool import Pool
 from replblock.engine.processor import Seats
 from replblock.engine.procfile import LifeLock, Publisher
@@ -98,6 +99,7 @@ class Engine:
             self.addresses_of(view), log.write, self.handlers.run, self._state_changed, self._fatal,
             enter_after=int(os.environ.get("REPLBLOCK_ENTER_AFTER", ENTER_AFTER)),
         )  # fmt: skip
+        self.loop.polling.longest_us = self.polling_of(view)
         self.outside = settings_of(view, self.volume), addresses_of(view)
         """What holds towards the peer; the same as this engine's own, if it is the only one."""
         self.bundling: Bundling | None = None
@@ -170,6 +172,10 @@ class Engine:
         """Behind a bundle an engine has nothing to prove: its peer is there in its own node."""
         settings = settings_of(view, self.volume)
         return settings if self.names.volume is None else replace(settings, cram_hmac_alg="", shared_secret="")
+
+    def polling_of(self, view: NodeView) -> int:
+        """How long the loop looks for events before it sleeps. Beside a bundle's loop it would be in its way."""
+        return worth_it(int(view.replblock["poll-max-us"])) if self.names.volume is None else 0
 
     def addresses_of(self, view: NodeView) -> Addresses:
         """Where this engine meets its peer: on the network, or in its own node. Raises ConfigError."""

@@ -345,6 +345,7 @@ def adjust(engine: Engine, args: Args, client: Client) -> None:
             ("handlers", engine.handlers.commands, commands),
             ("encryption", engine.tls, tls),
             ("nbd-listen", port.wanted if port else None, nbd_port),
+            ("poll-max-us", engine.loop.polling.longest_us, engine.polling_of(view)),
             ("connection", engine.outside if engine.bundling is not None else outside, outside),
         ) if old != new
     ]  # fmt: skip
@@ -362,6 +363,7 @@ def adjust(engine: Engine, args: Args, client: Client) -> None:
                 engine.secure(tls)
             if port:
                 port.use(nbd_port)
+            engine.loop.polling.longest_us = engine.polling_of(view)
             engine.outside = outside
             if engine.bundling is not None:
                 engine.bundling.loop.post(engine.bundling.adjust, *outside)
