@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Mapping
@@ -21,6 +22,8 @@ from replblock.wire.compression import available as lz4_available
 
 PARAMETERS = ("resource", "config", "host", "run", "resume")
 DEFAULT_RUN = "/run/replblock"
+COLLECT_AFTER = (10_000, 50, 100)
+"""Objects more than before, and rounds of the younger generations: hundreds of requests under way are no garbage."""
 
 
 def names_of(parameters: Mapping[str, str]) -> Names:
@@ -98,6 +101,13 @@ def obey_cpu_mask(mask: str, log: Log) -> None:
         log.write("warning", "cpu-mask", f"cpu-mask {mask} names no processor of this machine: not obeyed")
 
 
+def spare_collector() -> None:
+    """What is loaded stays for ever: the search for cycles need not go through it in the middle of a write."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*COLLECT_AFTER)
+
+
 def make_core(settings: Any, loop: Loop) -> Any:
     return Resource(settings, loop)
 
@@ -117,6 +127,7 @@ def run(parameters: Mapping[str, str]) -> Engine:
         obey_cpu_mask(str(view.options["cpu-mask"] or ""), log)
         engine = Engine(names, view, log, make_core)
         engine.own_signals()  # first: once it answers it may be told to stop, and nbdkit's own way is no orderly one
+        spare_collector()
         engine.start(resume=parameters.get("resume", ""))
         sys.tracebacklimit = 0  # nbdkit prints whatever a callback raises: an error a client caused is one line
         return engine
