@@ -55,6 +55,8 @@ demo: setup
 	.venv/bin/replctl demo
 
 bench: setup
+	@.venv/bin/python -c 'import matplotlib' 2>/dev/null || .venv/bin/python -m pip --disable-pip-version-check \
+	    install -q --no-build-isolation -e '.[bench]' || echo 'no matplotlib for this Python: going on without plots'
 	.venv/bin/python bench/run.py $(BENCH_ARGS)
 
 torture: setup

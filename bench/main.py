@@ -24,9 +24,10 @@ from typing import Any
 from bench.contestants import PEERS, Contestant
 from bench.files import file_system_of
 from bench.jobs import FLUSH_JOB, JOBS, Job
+from bench.plot import NoPlotError, copies_png, section_png
 from bench.processes import BenchError
 from bench.replblock_pair import VARIANTS, ReplblockPair
-from bench.report import Copy, Section, copies_markdown, section_markdown, section_svg
+from bench.report import Copy, Section, copies_markdown, section_markdown
 from bench.resync import SYNCERS, ReplblockResync, Syncer
 from bench.rounds import check_room, measure, measure_copies, say
 
@@ -127,6 +128,21 @@ def as_json(section: Section, copies: Sequence[Copy]) -> dict[str, Any]:
     }
 
 
+def plot(results: Sequence[tuple[Section, list[Copy]]], base: Path) -> None:
+    """One picture for each table."""
+    try:
+        for number, (section, copies) in enumerate(results):
+            path = base.with_name(f"{base.name}-{number}.png")
+            section_png(section, path)
+            say(f"written: {path}")
+            if copies:
+                path = base.with_name(f"{base.name}-{number}-copy.png")
+                copies_png(f"Full copy, {section.title}", copies, path)
+                say(f"written: {path}")
+    except NoPlotError as error:
+        say(str(error))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     options = arguments(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))      # so that everything started is stopped
@@ -146,16 +162,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"Medians of {options.rounds} round(s) of {options.seconds:g} s; load {load_before:.1f} before, "
         f"{os.getloadavg()[0]:.1f} after. All legs on this machine.",
     ]
-    for number, (section, copies) in enumerate(results):
+    for section, copies in results:
         parts.append(section_markdown(section))
         if copies:
             parts.append(copies_markdown(f"Full copy, {section.title}", copies))
-        (RESULTS / f"{stamp}-{number}.svg").write_text(section_svg(section))
     text = "\n\n".join(parts)
     document = {"machine": about, "options": {k: str(v) for k, v in vars(options).items()},
                 "sections": [as_json(*result) for result in results]}
     (RESULTS / f"{stamp}.json").write_text(json.dumps(document, indent=1))
     (RESULTS / f"{stamp}.md").write_text(text + "\n")
     print(text)
-    say(f"written: {RESULTS}/{stamp}.json, .md, -N.svg")
+    say(f"written: {RESULTS}/{stamp}.json, .md")
+    plot(results, RESULTS / stamp)
     return 0
