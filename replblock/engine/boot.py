@@ -103,7 +103,6 @@ def obey_cpu_mask(mask: str, log: Log) -> None:
 
 def spare_collector() -> None:
     """What is loaded stays for ever: the search for cycles need not go through it in the middle of a write."""
-    gc.collect()
     gc.freeze()
     gc.set_threshold(*COLLECT_AFTER)
 

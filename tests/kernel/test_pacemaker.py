@@ -23,6 +23,7 @@ from tests.kernel.test_restart import kill_engine
 from tests.kernel.timeline import Row, rows
 
 pytestmark = pytest.mark.timeout(1500)
+TESTER_S = 600.0            # some thirty calls of the agent, each a second or three under an emulated processor
 TOKEN_S = 3                 # corosync's default: so long nobody is declared dead
 
 
@@ -30,7 +31,7 @@ def test_ocf_tester(cluster: Cluster) -> None:
     """resource-agents' own judge, as shipped, of the agent as installed, beside a peer that is up."""
     cluster.backup.do("up", "r0")
     meta = "-o CRM_meta_clone_max=2 -o CRM_meta_notify=true -o CRM_meta_on_node=dados"
-    said = cluster.dados.sh(f"ocf-tester -v -n r0 -o resource=r0 {meta} {AGENT}")
+    said = cluster.dados.sh(f"ocf-tester -v -n r0 -o resource=r0 {meta} {AGENT}", TESTER_S)
     assert "passed all tests" in said, said
 
 
