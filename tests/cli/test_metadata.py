@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -101,8 +102,12 @@ def on_a_terminal(node: Node, keys: bytes, *words: str, after: str = "") -> tupl
     """Exit code and what stood on the screen when `keys` were typed (once `after` was to be read)."""
     main, side = pty.openpty()
     command = [sys.executable, "-m", "replblock.cli.main", "-c", str(node.config), *words]
-    process = subprocess.Popen(command, stdin=side, stdout=side, stderr=side, env=node.environment,
-                               preexec_fn=lambda: os.login_tty(side))  # fmt: skip
+
+    def sit_down() -> None:
+        os.login_tty(side)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background job was told to ignore it
+
+    process = subprocess.Popen(command, stdin=side, stdout=side, stderr=side, env=node.environment, preexec_fn=sit_down)
     os.close(side)
     screen = b""
     while select.select([main], [], [], 20)[0]:
