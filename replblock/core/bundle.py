@@ -203,6 +203,14 @@ class Bundle:
         """Bytes arrived."""
         self.links.on_bytes(sock, data)
 
+    def room(self, sock: int) -> memoryview | None:
+        """Where the rest of a large packet is to be received, if one is under way; told to on_filled."""
+        return self.links.room(sock)
+
+    def on_filled(self, sock: int, count_bytes: int) -> None:
+        """Bytes arrived there."""
+        self.links.on_filled(sock, count_bytes)
+
     def on_closed(self, sock: int, errno: int) -> None:
         """The other side closed it, or it broke."""
         self.links.on_closed(sock, errno)

@@ -206,6 +206,18 @@ class LinkKeeper:
             text = f"the peer sends, but has not taken {MAX_UNTAKEN_ACKS_BYTES >> 20} MiB of acknowledgements"
             self.drop(Conn.NETWORK_FAILURE, "acks-not-taken", text)
 
+    def room(self, sock: int) -> memoryview | None:
+        """Where the rest of a large body from this socket belongs; what is received there is told to on_filled."""
+        link = self.link
+        return link.data_in.room() if link is not None and sock == link.data else None
+
+    def on_filled(self, sock: int, count_bytes: int) -> None:
+        """So many bytes arrived where room() said."""
+        link = self.link
+        if link is not None and sock == link.data:
+            link.last_received_ms = self._host.now_ms()
+            self._dispatch(sock, link.data_in.took(count_bytes))
+
     def protocol_error(self, error: ProtocolError) -> None:
         """The peer sent what cannot be right, or what it and we will never agree on: then nobody tries again."""
         if isinstance(error, NotAgreed):

@@ -180,6 +180,14 @@ class Resource:
         """Bytes arrived."""
         self.links.on_bytes(sock, data)
 
+    def room(self, sock: int) -> memoryview | None:
+        """Where the rest of a large packet is to be received, if one is under way; told to on_filled."""
+        return self.links.room(sock)
+
+    def on_filled(self, sock: int, count_bytes: int) -> None:
+        """Bytes arrived there."""
+        self.links.on_filled(sock, count_bytes)
+
     def on_closed(self, sock: int, errno: int) -> None:
         """A socket was closed by the other side or broke."""
         self.links.on_closed(sock, errno)

@@ -92,7 +92,7 @@ class _Shell:
     def __init__(self, bundle: Bundle, inner: Network, again: Callable[[], None]) -> None:
         self._inner = inner
         self._again = again
-        for name in ("on_dialed", "on_accepted", "on_bytes", "on_closed", "on_sent", "on_timer"):
+        for name in ("on_dialed", "on_accepted", "on_bytes", "on_filled", "room", "on_closed", "on_sent", "on_timer"):
             setattr(self, name, getattr(bundle, name))
 
     def end_wakeup(self) -> None:

@@ -117,6 +117,9 @@ class Ends:
     def on_bytes(self, sock: int, data: bytes) -> None:
         self._bundle.on_local_bytes(sock, data)
 
+    def room(self, sock: int) -> None:
+        return None
+
     def on_closed(self, sock: int, error: int) -> None:
         self._bundle.on_local_closed(sock)
 

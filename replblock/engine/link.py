@@ -29,7 +29,7 @@ class Link:
 
     __slots__ = (
         "broken", "dialing", "fd", "held", "mask", "mid", "number", "out", "pings", "queued_bytes", "recv_bytes",
-        "send_lock", "sent_bytes", "sock", "told_sent", "told_unsent",
+        "room", "send_lock", "sent_bytes", "sock", "told_sent", "told_unsent",
     )  # fmt: skip
 
     def __init__(self, number: int, sock: socket.socket, dialing: bool) -> None:
@@ -49,6 +49,8 @@ class Link:
         self.told_unsent = 0
         """What had been sent, and the most that waited, when the core was last told of room."""
         self.recv_bytes = RECV_MIN_BYTES
+        self.room: memoryview | None = None
+        """Where the next bytes go: the core's, for a payload that is half here."""
         self.send_lock = threading.Lock()
         self.pings: Pings | None = None
         """Set once the guard watches this socket too."""

@@ -16,7 +16,7 @@ from typing import Any
 
 from replblock.core.host import Buffer
 from replblock.engine.leaving import Leaving
-from replblock.engine.link import AGAIN, Link, Pings
+from replblock.engine.link import AGAIN, RECV_MIN_BYTES, Link, Pings
 from replblock.engine.listening import Addresses as Addresses
 from replblock.engine.listening import Listening, Log
 from replblock.engine.securing import Securing
@@ -183,6 +183,9 @@ class Network(Listening):
             self._read(link)
 
     def _read(self, link: Link) -> None:
+        if link.room is not None:
+            self._fill(link, link.room)
+            return
         pings = link.pings
         try:
             if pings is None:
@@ -198,10 +201,27 @@ class Network(Listening):
         if not data:
             self._ended(link, 0)
             return
-        link.grow_reads(len(data))
         self.core.on_bytes(link.number, data)
         if pings is not None:
             pings.chunk = b""
+        elif len(data) >= RECV_MIN_BYTES:
+            link.room = self.core.room(link.number)
+        if link.room is None:
+            link.grow_reads(len(data))
+
+    def _fill(self, link: Link, room: memoryview) -> None:
+        """The rest of a large payload, into its place."""
+        try:
+            count = link.sock.recv_into(room)
+        except OSError as error:
+            if error.errno not in AGAIN:
+                self._ended(link, error.errno or errno.EIO)
+            return
+        if not count:
+            self._ended(link, 0)
+            return
+        link.room = room[count:] if count < len(room) else None
+        self.core.on_filled(link.number, count)
 
     def _dial_ended(self, link: Link, error: int) -> None:
         if link.number not in self.links:

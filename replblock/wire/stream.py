@@ -36,6 +36,8 @@ _WRITE_ACKS: Final = (int(Cmd.WRITE_ACK), int(Cmd.RECV_ACK))
 
 # Pieces shorter than this are gathered in one buffer, so that a peer that drips cannot make us keep a million objects.
 _SMALL_BYTES: Final = 4096
+ROOM_FROM_BYTES: Final = 64 << 10
+"""If less than this of a body is missing it comes with the next read; else that goes straight into its place."""
 
 
 class StreamDecoder:
@@ -63,6 +65,7 @@ class StreamDecoder:
         self._missing_bytes = 0                 # … 0 if there is none
         self._body_bytes = 0
         self._pieces: list[bytes | bytearray | memoryview] = []
+        self._whole: bytearray | None = None    # in place of the pieces, once somebody asked for room
         self._broken: ProtocolError | None = None
 
     @property
@@ -120,6 +123,8 @@ class StreamDecoder:
         if not self._missing_bytes:
             return bytes(self._held) + self._head
         header = pack_header(self._version, self._command, self._body_bytes, self._volume)
+        if self._whole is not None:
+            return header + self._whole[: self._body_bytes - self._missing_bytes]
         return header + b"".join(self._pieces)
 
     @property
@@ -156,6 +161,27 @@ class StreamDecoder:
         if at < len(data):
             self._begin(data, at, packets)
         return packets
+
+    def room(self) -> memoryview | None:
+        """Where the rest of a large body belongs, if it is worth the trouble: receive there, then call took().
+
+        feed() stays right as well; bytes that follow the body must go through it.
+        """
+        if self._missing_bytes < ROOM_FROM_BYTES:
+            return None
+        if self._whole is None:
+            self._whole = whole = bytearray(self._body_bytes)
+            at = 0
+            for piece in self._pieces:
+                whole[at : at + len(piece)] = piece
+                at += len(piece)
+            self._pieces.clear()
+        return memoryview(self._whole)[self._body_bytes - self._missing_bytes :]
+
+    def took(self, count_bytes: int) -> list[Packet]:
+        """So many bytes were received into room(): at most one packet, the one that was incomplete."""
+        self._missing_bytes -= count_bytes
+        return [] if self._missing_bytes else [self._complete()]
 
     def write_acks(self, data: bytes) -> list[bytes]:
         """The block ids of the P_RECV_ACK and P_WRITE_ACK that data begins with, if no packet is half here.
@@ -255,17 +281,30 @@ class StreamDecoder:
             if at < size:
                 self._keep(memoryview(data)[at:])
             return size
-        pieces = self._pieces
-        pieces.append(memoryview(data)[at:end])
-        body = b"".join(pieces) if len(pieces) > 1 else pieces[0]
-        pieces.clear()
-        self._missing_bytes = self._body_bytes = 0
-        packets.append((self._command, self._volume, memoryview(body)))
+        self._keep(memoryview(data)[at:end], last=True)
+        packets.append(self._complete())
         return end
 
-    def _keep(self, piece: memoryview) -> None:
+    def _complete(self) -> Packet:
+        """The packet of which nothing is missing any more."""
+        body: bytes | bytearray | memoryview
+        if self._whole is not None:
+            body, self._whole = self._whole, None
+        else:
+            pieces = self._pieces
+            body = b"".join(pieces) if len(pieces) > 1 else pieces[0]
+            pieces.clear()
+        self._body_bytes = 0
+        return self._command, self._volume, memoryview(body).toreadonly()
+
+    def _keep(self, piece: memoryview, last: bool = False) -> None:
+        if self._whole is not None:
+            at = self._body_bytes - self._missing_bytes
+            self._whole[at : at + len(piece)] = piece
+            self._missing_bytes -= len(piece)
+            return
         self._missing_bytes -= len(piece)
-        if len(piece) >= _SMALL_BYTES:
+        if last or len(piece) >= _SMALL_BYTES:
             self._pieces.append(piece)
         elif self._pieces and isinstance(self._pieces[-1], bytearray):
             self._pieces[-1] += piece
@@ -307,6 +346,7 @@ class StreamDecoder:
         error.packets = packets
         self._held.clear()
         self._pieces.clear()
+        self._whole = None
         self._head, self._missing_bytes = b"", 0
         raise error
 

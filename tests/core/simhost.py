@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from replblock.core.resource import Resource
 from tests.core.simdisk import OpenDisk, SimDisk
+from tests.room import into_room
 
 if TYPE_CHECKING:
     from tests.core.world import World
@@ -37,11 +38,12 @@ class Pipe:
         def arrive() -> None:
             if not world.links_down and other.pipes.get(sock) is self:
                 rest = data
-                while rest:
+                while rest and other.pipes.get(sock) is self:
                     n = world.rng.randrange(1, len(rest) + 1) if world.split else len(rest)
-                    if other.pipes.get(sock) is self:
-                        other.resource.on_bytes(sock, rest[:n])
+                    other.resource.on_bytes(sock, rest[:n])
                     rest = rest[n:]
+                    if rest and other.pipes.get(sock) is self:
+                        rest = into_room(other.resource, sock, rest)
                 other.finish()
 
         world.at(at, arrive)

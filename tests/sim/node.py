@@ -9,6 +9,7 @@ from typing import Any
 
 from replblock.core.resource import Resource
 from replblock.core.settings import Settings
+from tests.room import into_room
 from tests.sim.disk import OpenDisk, Platter
 from tests.sim.network import Pipe
 from tests.sim.world import MACHINE_MS, Sim
@@ -213,7 +214,11 @@ class Node:
                 data = data[cut:]
                 if self.pipes.get(sock) is not pipe:
                     return
-            self.resource.on_bytes(sock, data)
+                data = into_room(self.resource, sock, data)
+                if self.pipes.get(sock) is not pipe:
+                    return
+            if data:
+                self.resource.on_bytes(sock, data)
 
     def accepted(self, sock: int) -> None:
         if sock in self.pipes:

@@ -14,7 +14,7 @@ from replblock.wire.commands import COMMANDS, OPENING, Cmd, Stream, allowed_leng
 from replblock.wire.errors import NotAgreed, ProtocolError
 from replblock.wire.headers import H80, H95, H100, MAGIC_80, MAGIC_95, MAGIC_100, pack_header, pack_packet
 from replblock.wire.limits import MAX_BUFFERED_BYTES, MAX_HELD_BYTES
-from replblock.wire.stream import StreamDecoder
+from replblock.wire.stream import ROOM_FROM_BYTES, StreamDecoder
 from tests.wire.samples import FEATURES, OPENING_SAMPLES, VERSIONS, samples, streams
 
 Plain = list[tuple[int, int, bytes]]
@@ -37,7 +37,7 @@ def pieces(data: bytes, cuts: list[int]) -> list[bytes]:
     return [data[a:b] for a, b in zip([0, *ends], [*ends, len(data)])]
 
 
-def outcome(decoder: StreamDecoder, parts: list[bytes]) -> tuple[Plain, bool, int | None]:
+def outcome(decoder: StreamDecoder | Roomy, parts: list[bytes]) -> tuple[Plain, bool, int | None]:
     """(packets, was there an error, the command it names); checks the bound and read-only bodies on the way."""
     got: Plain = []
     for part in parts:
@@ -104,6 +104,68 @@ def test_a_damaged_stream_ends_the_same_way_in_any_split(sent, cuts, draw) -> No
                 del damaged[at : at + draw.draw(st.integers(1, 20))]
     whole = outcome(agreed_decoder(stream, version, features), [bytes(damaged)])
     assert outcome(agreed_decoder(stream, version, features), pieces(bytes(damaged), cuts)) == whole
+
+
+class Roomy:
+    """A decoder that gets the rest of every half packet where it wants it."""
+
+    def __init__(self, decoder: StreamDecoder) -> None:
+        self._decoder = decoder
+        self.stalled_bytes = decoder.stalled_bytes
+
+    @property
+    def partial(self) -> str:
+        return self._decoder.partial
+
+    def feed(self, data: bytes) -> list[tuple[int, int, memoryview]]:
+        found = []
+        room = self._decoder.room()
+        if room is not None:
+            count = min(len(room), len(data))
+            room[:count] = data[:count]
+            found = self._decoder.took(count)
+            data = data[count:]
+        try:
+            return found + self._decoder.feed(data)
+        except ProtocolError as error:
+            error.packets = found + error.packets
+            raise
+
+
+@given(streams(), CUTS, st.booleans())
+def test_received_in_its_place_a_body_is_the_same(sent, cuts, damaged) -> None:
+    stream, version, features, packets, data = sent
+    if damaged:
+        data = data[:-1] + b"\xff" + pack_packet(version, Cmd.PING)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("replblock.wire.stream.ROOM_FROM_BYTES", 1)
+        in_place = outcome(Roomy(agreed_decoder(stream, version, features)), pieces(data, cuts))
+    assert in_place == outcome(agreed_decoder(stream, version, features), pieces(data, cuts))
+    if not damaged:
+        assert in_place == (packets, False, None)
+
+
+def test_room_for_the_rest_of_a_large_body_only() -> None:
+    packed = pack_packet(101, Cmd.DATA, bytes(24) + b"x" * MIB)
+    decoder = agreed_decoder()
+    assert decoder.room() is None
+    decoder.feed(packed[: -ROOM_FROM_BYTES + 1])
+    assert decoder.room() is None               # so little comes with the next packet
+    decoder = agreed_decoder()
+    decoder.feed(packed[:100_000])
+    for end in (300_000, 300_001, 700_000):     # each time where the bytes before ended; feed() between is right, too
+        room = decoder.room()
+        assert room is not None and len(room) == len(packed) - len(decoder.waiting())
+        part = packed[len(decoder.waiting()) : end]
+        room[: len(part)] = part
+        assert decoder.took(len(part)) == []
+        assert decoder.waiting() == packed[:end]
+    assert decoder.feed(packed[700_000:700_009]) == []
+    room = decoder.room()
+    assert room is not None
+    room[:] = packed[700_009:]
+    assert plain(decoder.took(len(room))) == [(Cmd.DATA, 0, packed[16:])]
+    assert decoder.room() is None and decoder.stalled_bytes() == 0
 
 
 STARTS = (b"", b"\x86\x20\xec\x20", b"\x83\x74\x02\x67", b"\x83\x5a", b"\x83\x74\x02\x67\xff")
