@@ -90,6 +90,9 @@ class Inside:
     def on_bytes(self, sock: int, data: bytes) -> None:
         self.node.resource.on_local_bytes(sock, data)  # type: ignore[attr-defined]
 
+    def room(self, sock: int) -> None:
+        return None
+
     def on_closed(self, sock: int, error: int) -> None:
         self.node.resource.on_local_closed(sock)  # type: ignore[attr-defined]
 

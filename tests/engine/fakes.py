@@ -28,6 +28,9 @@ class RecordingCore:
         self.size_bytes = 1 << 20
         self.users_generation = 0
         self.react: Callable[[tuple[Any, ...]], None] = lambda event: None
+        self.rooms: list[int] = []
+        """How many bytes the core wants in their place each time it is asked; it does, until they are used up."""
+        self._place = memoryview(b"")
 
     def _note(self, *event: Any) -> None:
         self.events.append(event)
@@ -42,6 +45,15 @@ class RecordingCore:
     def on_bytes(self, sock: int, data: bytes) -> None:
         self.received[sock] = self.received.get(sock, b"") + data
         self._note("bytes", sock, data)
+
+    def room(self, sock: int) -> memoryview | None:
+        self._place = memoryview(bytearray(self.rooms.pop(0) if self.rooms else 0))
+        return self._place or None
+
+    def on_filled(self, sock: int, count_bytes: int) -> None:
+        self.received[sock] += self._place[:count_bytes]
+        self._place = self._place[count_bytes:]
+        self._note("filled", sock, count_bytes)
 
     def on_closed(self, sock: int, errno: int) -> None:
         self._note("closed", sock, errno)

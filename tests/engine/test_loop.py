@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import random
 import socket
 import threading
 from collections.abc import Callable
@@ -61,6 +62,28 @@ def test_bytes_arrive_in_order_in_both_directions(start_loop: Any, port: Any) ->
     wait_for(lambda: len(core_right.received.get(pair.accepted, b"")) == len(wanted))
     assert core_right.received[pair.accepted] == wanted
     wait_for(lambda: core_left.received.get(pair.dialed) == b"back")
+
+
+def test_what_the_core_has_a_place_for_is_received_there(start_loop: Any, port: Any) -> None:
+    pair = Pair(start_loop, port)
+    left, core = pair.loops[0], pair.cores[1]
+    rooms = [700_000, 1, 3_000_000]
+    core.rooms = list(rooms)
+    sent = random.Random(1).randbytes(8 << 20)
+    do(left, lambda: left.send(pair.dialed, [sent]))
+    wait_for(lambda: len(core.received.get(pair.accepted, b"")) == len(sent))
+    assert core.received[pair.accepted] == sent
+    assert sum(event[2] for event in core.events if event[0] == "filled") == sum(rooms)
+
+
+def test_a_peer_that_closes_leaves_its_place_half_filled(start_loop: Any, port: Any) -> None:
+    pair = Pair(start_loop, port)
+    left, core = pair.loops[0], pair.cores[1]
+    core.rooms = [4 << 20]
+    do(left, lambda: left.send(pair.dialed, [bytes(2 << 20)]))
+    wait_for(lambda: len(core.received.get(pair.accepted, b"")) == 2 << 20)
+    do(left, lambda: left.close(pair.dialed))
+    wait_for(lambda: ("closed", pair.accepted, 0) in core.events)
 
 
 def test_the_core_hears_when_everything_is_sent_and_of_room_before(start_loop: Any, port: Any) -> None:

@@ -48,6 +48,9 @@ class Strings:
     def on_bytes(self, sock: int, data: bytes) -> None:
         self.heard.setdefault(sock, bytearray()).extend(data)
 
+    def room(self, sock: int) -> None:
+        return None
+
     def on_closed(self, sock: int, errno: int) -> None:
         for known in (self.dialed, self.accepted):
             if sock in known:
